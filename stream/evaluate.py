@@ -1,0 +1,128 @@
+# Prequential evaluation: the running system's two stages over a file, deterministically.
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from models.base import Model
+from models.registry import build_models
+from state.follower import StoreSource
+from state.store import Store
+from stream.evaluation_report import Evaluation, Point, show, write
+from stream.examples import ExampleConfig
+from stream.fold import FoldConfig, FoldStage
+from stream.learn import LearnConfig, LearnStage
+from stream.prequential import PrequentialConfig
+from stream.readers import ReadEvent, open_data_set
+from stream.session_preq import PROTOCOL, SessionPreq
+from stream.source import IterableSource
+
+BATCH_EVENTS = 256  # events between two updates of the models
+STEP_BATCHES = 32  # batches of one commit: what is on disk changes no figure
+NUM_POINTS = 100  # of the running metric
+MAP_SIZE_BYTES = 32 << 30
+# A test needs all of a session, so a record's whole sequence is read; each model cuts its own window from it.
+LEARN = LearnConfig(
+    batch_size=BATCH_EVENTS,
+    max_entries_per_step=BATCH_EVENTS * STEP_BATCHES,
+    examples=ExampleConfig(max_entries=200),
+    prequential=PrequentialConfig(rows_per_batch=0),
+)
+
+
+def run_evaluation(name: str, models: tuple[str, ...], data: Path, out: Path, limit: int | None, seed: int) -> None:
+    """Evaluate `models` over the data set `name`, print the table, and write the report below `out`.
+
+    Raises DataError for data that is absent or wrong, ValueError for an unknown model; both name it.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(1)  # sums in one order, whatever the number of cores: the figures do not depend on it
+    built = build_models(models, seed)
+    events, num_events = open_data_set(name, data, limit)
+    console = Console()
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with bar, tempfile.TemporaryDirectory(prefix="runnel-evaluate-") as folder:
+        run = Run(Path(folder), built, models, seed)
+        task = bar.add_task(f"{name}, {PROTOCOL}", total=num_events)
+        for num_learned in run.steps(events, num_events):
+            bar.update(task, completed=num_learned)
+    evaluation = Evaluation(
+        stream=name,
+        protocol=PROTOCOL,
+        events=run.num_events,
+        tests=run.protocol.tests,
+        seconds=run.span_seconds,
+        config={"seed": seed, "limit": limit, "batch_events": BATCH_EVENTS} | _configurations(built),
+        models={model: tally.metrics() for model, tally in run.protocol.totals.items()},
+    )
+    write(evaluation, run.points, out)
+    show(evaluation, time.monotonic() - started, console)
+    if run.num_rejected:
+        console.print(f"{run.num_rejected:,} events broke a rule of the schema and were left out")
+    console.print(f"wrote {out}/metrics.json, running.csv and running.png")
+
+
+class Run:
+    """One evaluation under way: the two stages over stores in `folder`, and what was measured so far."""
+
+    def __init__(self, folder: Path, models: dict[str, Model], names: tuple[str, ...], seed: int) -> None:
+        self.folder, self.models, self.rng = folder, models, np.random.default_rng(seed)
+        self.protocol = SessionPreq(names)
+        self.points: list[Point] = []
+        self.num_events = self.num_rejected = 0
+        self._first_ms = self._last_ms = 0
+
+    @property
+    def span_seconds(self) -> float:
+        """Event time from the first event to the last."""
+        return (self._last_ms - self._first_ms) / 1000
+
+    def steps(self, events: Iterator[ReadEvent], num_events: int) -> Iterator[int]:
+        """Fold and learn step by step, yielding the number of events learned so far."""
+        fold_config = FoldConfig(max_events=BATCH_EVENTS * STEP_BATCHES)
+        with (
+            Store(self.folder / "fold", "fold", writer=True, map_size_bytes=MAP_SIZE_BYTES) as fold_store,
+            Store(self.folder / "learn", "learn", writer=True, map_size_bytes=MAP_SIZE_BYTES) as learn_store,
+        ):
+            fold = FoldStage(fold_store, IterableSource(self._messages(events)), config=fold_config)
+            learn = LearnStage(learn_store, {"fold": StoreSource(fold_store)}, self.models, self.rng, config=LEARN)
+            next_point = num_events / NUM_POINTS
+            while (folded := fold.step()).num_messages:
+                self.num_rejected += folded.num_rejected
+                self.num_events += learn.step(now=self._last_ms, observer=self.protocol.observe).num_examples
+                if self.num_events >= next_point:
+                    self._mark()
+                    next_point = self.num_events + num_events / NUM_POINTS
+                yield self.num_events
+            self._mark()
+
+    def _mark(self) -> None:
+        for name, metrics in self.protocol.take_since().items():
+            self.points.append(Point(self.num_events, self.protocol.tests, name, metrics))
+
+    def _messages(self, events: Iterator[ReadEvent]) -> Iterator[tuple[int, bytes]]:
+        """The events in arrays, as a producer would pack them; the log's stamp is the newest event's time."""
+        values: list[bytes] = []
+        for event in events:
+            self._first_ms = self._first_ms or event.timestamp
+            self._last_ms = max(self._last_ms, event.timestamp)
+            values.append(event.value)
+            if len(values) == BATCH_EVENTS:
+                yield self._last_ms, b"[" + b",".join(values) + b"]"
+                values.clear()
+        if values:
+            yield self._last_ms, b"[" + b",".join(values) + b"]"
+
+
+def _configurations(models: dict[str, Model]) -> dict[str, object]:
+    """Each model's settings, as they stand in metrics.json."""
+    configs = ((name, getattr(model, "config", None)) for name, model in models.items())
+    return {name: asdict(config) for name, config in configs if is_dataclass(config) and not isinstance(config, type)}

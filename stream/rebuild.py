@@ -1,0 +1,203 @@
+# Rebuilding a model: a new one is trained beside the served one, on stored records and live, and takes its place.
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from models.base import Model
+from models.configured import Configs
+from state.delta import Delta
+from state.meta import (
+    canonical_config,
+    get_config,
+    get_configs,
+    get_event_time,
+    get_held,
+    get_rebuilds,
+    put_config,
+    put_held,
+    put_rebuilds,
+)
+from state.model_state import NEXT
+from state.rows import read_models
+from state.store import Store, Txn
+from state.tables import drop_model, replace_model
+from stream.amend import Reopen, amend
+from stream.entry_fold import EntryFold
+from stream.examples import Example
+from stream.prequential import Prequential
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RebuildConfig:
+    """How fast a new model learns what is stored, and when it takes the old one's place."""
+
+    examples_per_step: int = 512  # of stored records, beside those that come
+    min_tests: int = 1000  # of both models, as the fading window counts them (below its `window`), before they compare
+
+
+class ModelRebuilt(Reopen):
+    """A new model took the place of the served one."""
+
+
+class RebuildState(msgspec.Struct):
+    """How far a rebuild is; in the store's meta as `rebuild:NAME`."""
+
+    until: int  # event time of its begin: records are learned up to it, what comes later is learned live
+    after: bytes = b""  # place in the users by hash
+    is_replayed: bool = False
+
+
+def begin(store: Store, name: str) -> None:
+    """Note that a model is to be rebuilt, from the beginning; the learner does it once it opens the store.
+
+    Raises ValueError naming the models of the store where it has none of that name.
+    """
+    with store.read() as txn:
+        names = [model for model in read_models(txn, store) if not model.endswith(NEXT)]
+    if name not in names:
+        raise ValueError(f"no model {name!r} was learned; there are {', '.join(names) or 'none'}")
+    with store.write() as txn:
+        _forget(txn, store, name)
+        store.put_meta(txn, f"rebuild:{name}", RebuildState(get_event_time(txn, store, "learn")))
+        put_rebuilds(txn, store, {**get_rebuilds(txn, store), name: "to begin when the learner runs"})
+
+
+def cancel(store: Store, name: str) -> None:
+    """Forget a rebuild; the served model stays. Raises ValueError where there is none."""
+    with store.write() as txn:
+        if _state(txn, store, name) is None:
+            raise ValueError(f"model {name!r} is not being rebuilt")
+        _forget(txn, store, name)
+
+
+def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs) -> dict[str, Model]:
+    """Fresh models as the settings have them; where one is rebuilt the served one, as it was trained, and the new one
+    as NAME.next. Raises ValueError naming a configuration that cannot be built."""
+    from models.registry import build_model, build_models  # torch, which the fold process does without
+
+    names = list(names)
+    wanted = build_models(names, seed, configs)
+    with store.read() as txn:
+        rebuilt = [name for name in wanted if _state(txn, store, name) is not None]
+        stored = get_configs(txn, store)
+    if not rebuilt:
+        return wanted
+    served = build_models(names, seed, {**configs, **{name: stored[name] for name in rebuilt}})
+    following = {name: build_model(name, seed, served, configs) for name in rebuilt}
+    for name, model in following.items():
+        with store.read() as txn:
+            trained_with = get_config(txn, store, name + NEXT)
+        if trained_with not in (None, fingerprint(model)):
+            _log.warning("the rebuild of model %s begins again: its configuration changed", name)
+            begin(store, name)
+    return {**{name + NEXT: model for name, model in following.items()}, **served}  # a mixture learns before its parts
+
+
+def config_of(model: Model) -> dict[str, object]:
+    """The configuration that decides whether stored rows fit the model."""
+    config = getattr(model, "config", None)
+    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else {}
+
+
+def fingerprint(model: Model) -> str:
+    """The same, canonical."""
+    return canonical_config(config_of(model))
+
+
+class Rebuilds:
+    """The rebuilds that a learn stage has under way: of its models, those named NAME.next.
+
+    Each learns some of the stored examples in every step, user by user in the order of their hashes, and all that
+    comes. Once it has seen every user, it is tested beside the served one; when its hit rate over enough tests is at
+    least as good, it takes its place in a commit of its own. All of it is in the step's commit: a kill resumes it.
+    """
+
+    def __init__(self, txn: Txn, store: Store, models: Mapping[str, Model], config: RebuildConfig) -> None:
+        self._store, self._config = store, config
+        found = {name: _state(txn, store, name) for name in _rebuilt(models)}
+        self._states = {name: state for name, state in found.items() if state is not None}
+
+    def are_behind(self, held: Mapping[str, str]) -> bool:
+        """Whether any has stored examples to learn."""
+        return any(not state.is_replayed and name + NEXT not in held for name, state in self._states.items())
+
+    def untested(self) -> set[str]:
+        """Names of the models that are not to be tested yet."""
+        return {name + NEXT for name, state in self._states.items() if not state.is_replayed}
+
+    def stored(self, txn: Txn, folded: EntryFold, name: str, prequential: Prequential) -> list[Example]:
+        """The next stored examples for a model NAME.next; none where it has had all, or is no such model."""
+        state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
+        if state is None or state.is_replayed:
+            return []
+        examples, after = folded.walk(txn, state.after, state.until, self._config.examples_per_step)
+        state.after, state.is_replayed = after or state.after, after is None
+        if state.is_replayed:  # from now on both are tested, with the same examples
+            prequential.begin((name, name.removesuffix(NEXT)))
+        return examples
+
+    def progress(self, prequential: Prequential) -> dict[str, str]:
+        """Model → how far its rebuild is, for a person."""
+        rates, told = prequential.hit_rates(), {}
+        for name, state in self._states.items():
+            if not state.is_replayed:
+                told[name] = f"{int.from_bytes(state.after[:8], 'big') / 2**64:.0%} of the users learned"
+            else:
+                tests = prequential.sums.get(name + NEXT, (0.0, 0.0))[0]
+                new, old = rates.get(name + NEXT, 0.0), rates.get(name, 0.0)
+                told[name] = f"all users learned, hit rate {new:.3f} beside {old:.3f} in {tests:.0f} tests"
+        return told
+
+    def due(self, prequential: Prequential, held: Mapping[str, str]) -> list[str]:
+        """The models whose new ones are to take their place now."""
+        rates, due = prequential.hit_rates(), []
+        for name, state in self._states.items():
+            tests = min(prequential.sums.get(key, (0.0, 0.0))[0] for key in (name, name + NEXT))
+            if state.is_replayed and name + NEXT not in held and tests >= self._config.min_tests:
+                due += [name] if rates[name + NEXT] >= rates[name] else []
+        return due
+
+    def save(self, txn: Txn, prequential: Prequential) -> None:
+        """Write how far they are."""
+        put_rebuilds(txn, self._store, self.progress(prequential))
+        for name, state in self._states.items():
+            self._store.put_meta(txn, f"rebuild:{name}", state)
+
+
+def switch(store: Store, name: str, model: Model, now: int) -> int:
+    """Commit that `model` takes the place of the served one, whose hold ends; the version."""
+
+    def change(txn: Txn, delta: Delta) -> None:
+        delta.models[name] = replace_model(txn, store, name, model)
+        delta.models[name].config = fingerprint(model)
+        put_config(txn, store, name, fingerprint(model))
+        sums = store.get_meta(txn, "prequential", dict[str, tuple[float, float]]) or {}
+        store.put_meta(txn, "prequential", {**sums, name: sums[name + NEXT]})
+        put_held(txn, store, {held: why for held, why in get_held(txn, store).items() if held != name})
+        _forget(txn, store, name)
+
+    return amend(store, now, change)
+
+
+def _rebuilt(models: Iterable[str]) -> list[str]:
+    return [name.removesuffix(NEXT) for name in models if name.endswith(NEXT)]
+
+
+def _state(txn: Txn, store: Store, name: str) -> RebuildState | None:
+    return store.get_meta(txn, f"rebuild:{name}", RebuildState)
+
+
+def _forget(txn: Txn, store: Store, name: str) -> None:
+    drop_model(txn, store, name + NEXT)
+    txn.delete(f"rebuild:{name}".encode(), db=store.db("meta"))
+    put_rebuilds(txn, store, {other: text for other, text in get_rebuilds(txn, store).items() if other != name})
+    sums = store.get_meta(txn, "prequential", dict[str, tuple[float, float]]) or {}
+    store.put_meta(txn, "prequential", {key: pair for key, pair in sums.items() if key != name + NEXT})
+    put_held(txn, store, {held: why for held, why in get_held(txn, store).items() if held != name + NEXT})

@@ -1,0 +1,96 @@
+# The fold stage as a process: a loop that steps it until it is told to stop. Clocks enter here, and in run_learn.py.
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from time import monotonic, time_ns
+
+from state.deltas import DeltaLog
+from state.store import Store, StoreMissing
+from stream.clock import RetentionClock
+from stream.expiry import Expiry
+from stream.fold import FoldConfig, FoldStage
+from stream.log import EventLog, LogSource
+from stream.metrics import StageMetrics
+from stream.sessions import IsOver, pause, run_sessions
+from stream.snapshots import SnapshotConfig, Snapshots
+
+FOLD_NAME = "fold-0"  # how the learner calls the one fold store of this machine
+_log = logging.getLogger(__name__)
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class FoldRunConfig:
+    """Cadence of the fold process."""
+
+    commit_seconds: float = 0.02  # at most one commit in this time
+    poll_seconds: float = 0.1  # how long a quiet log is waited for before looking whether to stop
+    upkeep_seconds: float = 5.0  # dead readers are looked for, and deltas trimmed, this often
+    delta_retention_ms: int = _HOUR_MS  # what was learned and is older is trimmed
+    map_size_bytes: int = 64 << 30  # address space, not disk: what the store may grow to
+    user_ttl_days: int = 180  # a user with nothing newer is forgotten; 0: nobody is
+    snapshots: SnapshotConfig = field(default_factory=SnapshotConfig)
+    stage: FoldConfig = field(default_factory=FoldConfig)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time_ns() // 1_000_000
+
+
+def run_fold(home: Path, stop: Event, config: FoldRunConfig | None = None, metrics: StageMetrics | None = None) -> None:
+    """Fold the home's event log into its fold store until `stop` is set."""
+    config, told = config or FoldRunConfig(), metrics or StageMetrics("fold")
+    run_sessions(home / "fold", stop, lambda is_over: _fold_session(home, is_over, config, told), metrics=told)
+
+
+def _fold_session(home: Path, is_over: IsOver, config: FoldRunConfig, metrics: StageMetrics) -> None:
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(home / "fold", "fold", True, config.map_size_bytes))
+        snapshots = Snapshots(store, home, config.snapshots)
+        stack.callback(snapshots.close)
+        log = EventLog(home / "log")
+        stack.callback(log.close)
+        source = LogSource(log)
+        stage = FoldStage(store, source, config=config.stage)
+        _log.info("fold starts", extra={"version": stage.version, "offsets": stage.offsets})
+        upkeep_at, clock = 0.0, RetentionClock()
+        expiry = Expiry(store, log, config.user_ttl_days)
+        while not is_over():
+            source.wait(config.poll_seconds)
+            started_at = monotonic()
+            result = stage.step()
+            committed_at = monotonic()
+            metrics.stepped(now_ms(), committed_at - started_at, store.commit_seconds if result.num_messages else None)
+            if result.num_messages:
+                metrics.folded(result.oldest_received_at, now_ms())
+            if committed_at >= upkeep_at:
+                upkeep_at = committed_at + config.upkeep_seconds
+                metrics.keep()
+                store.reader_check()
+                log.reader_check()
+                expiry.look(now_ms())
+                snapshots.upkeep()
+                trim_deltas(store, clock() - config.delta_retention_ms, learned_version(home))
+            if result.num_messages:
+                pause(is_over, config.commit_seconds)
+        _log.info("fold stops", extra={"version": stage.version})
+
+
+def learned_version(home: Path) -> int:
+    """The last version of the home's fold store that its learner has learned, 0 where there is none."""
+    try:
+        with Store(home / "learn", "learn") as store, store.read() as txn:
+            return (store.get_meta(txn, "fold_versions", dict[str, int]) or {}).get(FOLD_NAME, 0)
+    except StoreMissing:
+        return 0
+
+
+def trim_deltas(store: Store, keep_after_ms: int, keep_after_version: int) -> None:
+    """Drop deltas of a stage's own store that are older, and that whoever reads them has read."""
+    with store.write() as txn:
+        DeltaLog(store).trim(txn, keep_after_ms, keep_after_version)

@@ -1,0 +1,77 @@
+# Where events come from: anything that can be polled from an offset on.
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+
+class Message(NamedTuple):
+    """One record of an event log: `value` holds one event or a JSON array of events."""
+
+    partition: str
+    offset: int
+    received_at: int  # the log's stamp, milliseconds
+    value: bytes
+
+
+class EventSource(Protocol):
+    """A partitioned log. An offset is the next to read; each partition's offsets and stamps never go back."""
+
+    def partitions(self) -> list[str]:
+        """The partitions this source reads."""
+        ...
+
+    def seek(self, partition: str, offset: int) -> None:
+        """Read that partition from `offset` on."""
+        ...
+
+    def poll(self, max_messages: int, timeout_seconds: float) -> list[Message]:
+        """The next messages, at most so many; empty when none came within the timeout."""
+        ...
+
+    def end_offsets(self) -> dict[str, int]:
+        """Partition to the offset its next message will get."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the source holds."""
+        ...
+
+
+class IterableSource:
+    """A list, a file or any other finite run of (received_at, value), as a source of one partition.
+
+    It is read once, in order and lazily, so a file of any size takes no memory; seeking back raises ValueError.
+    """
+
+    def __init__(self, values: Iterable[tuple[int, bytes]], partition: str = "values-0") -> None:
+        self.partition = partition
+        self._messages: Iterator[Message] = (
+            Message(partition, offset, received_at, value) for offset, (received_at, value) in enumerate(values)
+        )
+        self._next = 0
+
+    def partitions(self) -> list[str]:
+        """The one partition."""
+        return [self.partition]
+
+    def seek(self, partition: str, offset: int) -> None:
+        """Skip forward to `offset`; raises ValueError for another partition, or backwards."""
+        if partition != self.partition or offset < self._next:
+            raise ValueError(f"cannot go to offset {offset} of {partition!r}: {self.partition!r} is at {self._next}")
+        next(islice(self._messages, offset - self._next, offset - self._next), None)
+        self._next = offset
+
+    def poll(self, max_messages: int, timeout_seconds: float) -> list[Message]:  # noqa: ARG002 - never waits
+        """The next messages; empty at the end."""
+        messages = list(islice(self._messages, max_messages))
+        self._next += len(messages)
+        return messages
+
+    def end_offsets(self) -> dict[str, int]:
+        """The offset read to: the end of an iterable is not known before."""
+        return {self.partition: self._next}
+
+    def close(self) -> None:
+        """Nothing to close."""
