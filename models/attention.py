@@ -1,0 +1,91 @@
+# The causal encoder: from the vectors of a history to one state a query.
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and feed-forward, each added to its input (Xiong et al. 2020)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 2 * width)
+        self.feed_out = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor, hidden: Tensor, num_last: int) -> Tensor:
+        """States [B, num_last, d] of the last positions of x [B, L, d]; `hidden` [B, 1, L, L] is -inf where blocked."""
+        batch, length, width = x.shape
+        heads = (self.num_heads, width // self.num_heads)
+        normed = self.norm(x)
+        query = self.query(normed[:, length - num_last :]).view(batch, num_last, *heads).transpose(1, 2)
+        key, value = self.key_value(normed).view(batch, length, 2, *heads).permute(2, 0, 3, 1, 4)
+        logits = query @ key.transpose(2, 3) * heads[1] ** -0.5 + hidden[:, :, length - num_last :]
+        mixed = (torch.softmax(logits, dim=3) @ value).transpose(1, 2).reshape(batch, num_last, width)
+        x = x[:, length - num_last :] + self.out(mixed)
+        fed: Tensor = x + self.feed_out(functional.gelu(self.feed_in(self.feed_norm(x)), approximate="tanh"))
+        return fed
+
+
+class Encoder(nn.Module):
+    """A SASRec-like encoder (Kang & McAuley 2018), pre-norm, read at the newest position.
+
+    An entry enters as its item's vector plus vectors of its signal, of its place counted from the newest, and of
+    whether it belongs to the session. So a longer padding on the left changes nothing. The vector of an unwanted item
+    (label 0) is multiplied by learned factors, -1 at first: a skip turns away from an item before any was learned.
+    """
+
+    def __init__(self, width: int, window: int, num_layers: int, num_heads: int) -> None:
+        super().__init__()
+        self.signals = nn.Embedding(256, width)
+        self.places = nn.Embedding(window, width)
+        self.sessions = nn.Embedding(2, width)
+        self.unwanted = nn.Parameter(torch.empty(width))
+        self.unknown = nn.Parameter(torch.empty(width))  # stands for an item without a vector, and for no history
+        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew: normal(0, 0.02), but 0 for biases, 1 for the scales of norms, -1 for `unwanted`."""
+        for name, weight in self.named_parameters():
+            with torch.no_grad():
+                if name == "unwanted":
+                    weight.fill_(-1.0)
+                elif weight.dim() > 1 or name == "unknown":
+                    weight.normal_(0.0, 0.02, generator=generator)
+                else:
+                    weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+
+    def forward(
+        self,
+        vectors: Tensor,
+        known: Tensor,
+        present: Tensor,
+        wanted: Tensor,
+        signals: Tensor,
+        in_session: Tensor,
+        num_last: int = 1,
+    ) -> Tensor:
+        """States [B, num_last, d] from item vectors [B, L, d] and what is known of each entry [B, L].
+
+        `known` has a vector, `present` is no padding, `wanted` has label 1; `signals` are codes, `in_session` 0 or 1.
+        """
+        length = vectors.shape[1]
+        vectors = torch.where(wanted[:, :, None], vectors, vectors * self.unwanted)
+        x = torch.where(known[:, :, None], vectors, self.unknown)
+        places = self.places.weight[torch.arange(length - 1, -1, -1)]
+        x = x + (places + self.signals(signals) + self.sessions(in_session)) * present[:, :, None]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        readable = (present[:, None, :] & causal) | torch.eye(length, dtype=torch.bool)  # itself, if nothing else
+        hidden = torch.zeros(readable.shape).masked_fill_(~readable, -torch.inf)[:, None]
+        for number, block in enumerate(self.blocks):
+            x = block(x, hidden, num_last if number == len(self.blocks) - 1 else length)
+        states: Tensor = self.norm(x[:, x.shape[1] - num_last :])
+        return states

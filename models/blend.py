@@ -1,0 +1,195 @@
+# The blend: candidates of all sources, ranked by a linear mix of what the other models say, learned online.
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import PAD, Batch, Model, Query
+from models.candidates import best_items, places_of, union
+from models.checks import check_batch
+from models.covisitation import Covisitation
+from models.examples import cut
+from models.features import FEATURES, SKIPPED, log_counts, skip_features
+from models.popularity import Popularity
+from models.tables import CellTable, RowTable
+from models.transformer import Transformer
+
+HOUR_MS = 3_600_000.0
+START = {"transformer": 1.0, "covisitation": 0.3, "recent": 0.1, "trending": 0.1}  # weights before any learning
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """How many candidates a source gives, and how the weights learn."""
+
+    num_ranked: int = 50  # of each source, where all items are to be scored, and in learning
+    learning_rate: float = 0.005  # Adam
+    session_bounds: tuple[int, ...] = (1, 2, 3, 5)  # sessions this long have weights of their own
+    min_skip_penalty: float = 2.0  # a just skipped item's likeness costs at least this much, in log odds
+
+
+@dataclass(frozen=True)
+class BlendParts:
+    """The models that a blend mixes; they are learned and saved by their own names."""
+
+    popularity: Popularity
+    recent: Popularity
+    trending: Popularity
+    covisitation: Covisitation
+    transformer: Transformer
+
+
+class Blend:
+    """score = w_b . features, b the length of the session in steps; w learned by softmax over the candidates.
+
+    `learn` changes the blend's own weights only, and notes when items were first seen. Call it before the parts learn
+    the same batch, or it learns from scores that have already seen the target.
+    """
+
+    name = "blend"
+    replays = False
+
+    def __init__(self, parts: BlendParts, config: BlendConfig | None = None) -> None:
+        self.parts, self.config = parts, config or BlendConfig()
+        start = np.array([START.get(name, 0.0) for name in FEATURES], np.float32)
+        start[list(SKIPPED)] = -self.config.min_skip_penalty
+        self.weights = np.tile(start, (len(self.config.session_bounds) + 1, 1))
+        self.mean, self.square = np.zeros_like(self.weights), np.zeros_like(self.weights)
+        self.num_steps = 0
+        self.first_seen = RowTable(width=1, wire="f8", fill=math.inf)  # event time of the first sighting, ms
+        self._kept: tuple[Query, tuple[int, ...], NDArray[np.int64], NDArray[np.float32]] | None = None
+
+    @property
+    def num_items(self) -> int:
+        parts: tuple[Model, ...] = tuple(vars(self.parts).values())
+        return max(part.num_items for part in parts)
+
+    @property
+    def tables(self) -> Mapping[str, RowTable | CellTable]:
+        return {"first_seen": self.first_seen}
+
+    def learn(self, batch: Batch) -> float:
+        check_batch(batch)
+        if len(batch.items) == 0:
+            return math.nan
+        sampled = batch if batch.sampled is None else cut(batch, np.flatnonzero(batch.sampled))
+        loss = self._update(sampled, *self._pool(sampled.query)) if len(sampled.items) else math.nan
+        self.first_seen.grow(int(batch.items.max()) + 1)
+        before = self.first_seen.values[batch.items, 0]
+        np.minimum.at(self.first_seen.values[:, 0], batch.items, batch.query.now.astype(np.float64))
+        self.first_seen.touch(batch.items[self.first_seen.values[batch.items, 0] < before])
+        return loss
+
+    def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Log odds up to a constant a query. None: [Q, num_items], -inf for what no source gave."""
+        if items is not None:
+            wanted = np.broadcast_to(items, (len(query.now), items.shape[-1]))
+            return self._mix(query, wanted, self._features(query, wanted))
+        pool, features = self._pool(query)
+        scores = np.full((len(query.now), self.num_items), -np.inf, np.float32)
+        rows, places = np.nonzero(pool >= 0)
+        scores[rows, pool[rows, places]] = self._mix(query, pool, features)[rows, places]
+        return scores
+
+    def candidates(self, query: Query, k: int = 200) -> dict[str, NDArray[np.int64]]:
+        """A source's name to its [Q, up to k] items, best first, PAD where it has fewer."""
+        parts = self.parts
+        together = parts.covisitation.score(query)
+        joined = best_items(together, k)
+        counts = np.take_along_axis(together, np.maximum(joined, 0), axis=1) if joined.shape[1] else joined
+        popular = {name: getattr(parts, name).top(k) for name in ("recent", "trending")}
+        return {
+            "transformer": best_items(parts.transformer.score(query), k),
+            "covisitation": np.where(counts > parts.covisitation.config.fallback, joined, PAD),
+            **{name: np.tile(items, (len(query.now), 1)) for name, items in popular.items()},
+        }
+
+    def _pool(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """[Q, K] candidates of all sources and their [Q, K, F] features; kept for the learning that follows."""
+        changes = tuple(table.changes for part in vars(self.parts).values() for table in part.tables.values())
+        if self._kept is not None and self._kept[0] is query and self._kept[1] == changes:
+            return self._kept[2:]
+        items = union(self.candidates(query, self.config.num_ranked).values())
+        features = self._features(query, items)  # the models have just scored everything for this query
+        self._kept = (query, changes, items, features)
+        return items, features
+
+    def _features(self, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[Q, M, F]"""
+        parts = self.parts
+        transformer, covisitation = parts.transformer.score(query, items), parts.covisitation.score(query, items)
+        known = (items >= 0) & (items < self.first_seen.size)
+        first = np.where(known, self.first_seen.values[np.where(known, items, 0), 0] if known.any() else 0.0, np.inf)
+        age = np.where(np.isfinite(first), np.maximum(query.now[:, None] - first, 0.0), 0.0) / HOUR_MS
+        columns = (
+            np.where(np.isfinite(transformer), transformer, np.float32(0)),
+            np.log2(covisitation + np.float32(0.01)),  # about one taking together of two well-known items
+            *(log_counts(part.score(query, items)) for part in (parts.popularity, parts.recent, parts.trending)),
+            np.log2(1.0 + age).astype(np.float32),
+            *skip_features(query, items, parts.transformer, parts.covisitation),
+        )
+        return np.stack(columns, axis=2)
+
+    def _mix(self, query: Query, items: NDArray[np.int64], features: NDArray[np.float32]) -> NDArray[np.float32]:
+        scores = np.einsum("qmf,qf->qm", features, self.weights[self._steps(query)])
+        return np.where(items >= 0, scores, np.float32(-np.inf)).astype(np.float32)
+
+    def _steps(self, query: Query) -> NDArray[np.int64]:
+        """[Q] which weights count: by the number of wanted entries in the session."""
+        length = (query.in_session & (query.labels > 0) & (query.items != PAD)).sum(axis=1)
+        steps: NDArray[np.int64] = np.searchsorted(np.array(self.config.session_bounds), length, side="right")
+        return steps
+
+    def _update(self, batch: Batch, items: NDArray[np.int64], features: NDArray[np.float32]) -> float:
+        """One Adam step on the examples whose target is a candidate; their mean loss before it."""
+        places = places_of(items, batch.items)
+        rows = np.flatnonzero((places >= 0) & (batch.weights > 0))
+        if len(rows) == 0:
+            return math.nan
+        scores, own = self._mix(batch.query, items, features)[rows], places[rows]
+        session = np.where(batch.query.in_session, batch.query.items, PAD)[rows]  # its items do not compete
+        session[session == batch.items[rows, None]] = PAD
+        for column in session[:, (session != PAD).any(axis=0)].T:
+            scores[(items[rows] == column[:, None]) & (column[:, None] != PAD)] = -np.inf
+        chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+        chance /= chance.sum(axis=1, keepdims=True)
+        taken = chance[np.arange(len(rows)), own].astype(np.float64)
+        slope = chance.copy()  # of -log p over scores, a taken target; of -log(1 - p) below, a skipped one
+        slope[np.arange(len(rows)), own] -= 1.0
+        wanted = batch.labels[rows] > 0
+        slope *= np.where(wanted, 1.0, -np.minimum(taken / np.maximum(1.0 - taken, 1e-6), 5.0))[:, None]
+        slope *= (batch.weights[rows] / batch.weights[rows].sum())[:, None]
+        gradient = np.zeros_like(self.weights)
+        np.add.at(gradient, self._steps(batch.query)[rows], np.einsum("qm,qmf->qf", slope, features[rows]))
+        loss = -np.log(np.maximum(np.where(wanted, taken, 1.0 - taken), 1e-12))
+        if np.isfinite(gradient).all():
+            self._step(gradient)
+        return float(np.average(loss, weights=batch.weights[rows]))
+
+    def _step(self, gradient: NDArray[np.float32]) -> None:
+        self.num_steps += 1
+        self.mean += 0.1 * (gradient - self.mean)
+        self.square += 0.01 * (gradient * gradient - self.square)
+        rate = self.config.learning_rate * (1 - 0.99**self.num_steps) ** 0.5 / (1 - 0.9**self.num_steps)
+        self.weights -= np.float32(rate) * self.mean / (np.sqrt(self.square) + np.float32(1e-8))
+        for feature in SKIPPED:
+            np.minimum(self.weights[:, feature], -self.config.min_skip_penalty, out=self.weights[:, feature])
+
+    def dense(self) -> dict[str, NDArray[np.float32]]:
+        return {"weights": self.weights.copy()}
+
+    def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        self.weights = np.array(weights["weights"], np.float32)
+
+    def training_state(self) -> dict[str, NDArray[np.generic]]:
+        moments = {"adam_mean": self.mean.copy(), "adam_square": self.square.copy()}
+        return {**moments, "adam_steps": np.array([self.num_steps], np.int64)}
+
+    def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        self.mean = state["adam_mean"].astype(np.float32)
+        self.square = state["adam_square"].astype(np.float32)
+        self.num_steps = int(state["adam_steps"][0])

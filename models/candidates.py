@@ -1,0 +1,72 @@
+# From whole score rows and lists of several sources to one set of candidates a query.
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import PAD
+from models.rank import sunk
+
+
+def best_items(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """[Q, min(k, N)] items with the highest scores [Q, N], best first; PAD where the score is not finite."""
+    scores = sunk(scores)
+    if len(scores) == 1:  # a request
+        best = top(scores[0], k)
+        return np.where(np.isfinite(scores[0, best]), best, PAD)[None, :]
+    import torch  # here and not above: the fold stage, and a learner of counters alone, do without
+
+    values, items = torch.topk(torch.from_numpy(scores), min(k, scores.shape[1]), dim=1)
+    found: NDArray[np.int64] = torch.where(torch.isfinite(values), items, PAD).numpy()
+    return found
+
+
+def top(values: NDArray[np.number], k: int) -> NDArray[np.int64]:
+    """[min(k, N)] places of the greatest of `values` [N], greatest first, of equal ones the first place first.
+
+    Which of those equal to the least is left out is not said. Exact in little more than one pass: the k greatest lie
+    in the k blocks with the greatest maxima, so only those blocks are looked into. 100 of 100,000 take 0.05 ms, a
+    partition of them all 0.25.
+    """
+    if k < 1:
+        return np.zeros(0, np.int64)
+    size = int((len(values) / k) ** 0.5)  # of a block
+    if size > 2:
+        num_blocks = len(values) // size
+        blocks = values[: size * num_blocks].reshape(size, num_blocks)  # a block is a column: one maximum of rows
+        chosen = np.argpartition(blocks.max(axis=0), num_blocks - k)[num_blocks - k :]
+        rest = np.arange(size * num_blocks, len(values))
+        places = np.concatenate([(chosen + num_blocks * np.arange(size)[:, None]).ravel(), rest])
+    else:
+        places = np.arange(len(values))
+    found = values[places]
+    if k < len(found):
+        best = np.argpartition(found, len(found) - k)[len(found) - k :]
+        places, found = places[best], found[best]
+    ordered: NDArray[np.int64] = places[np.lexsort((places, -found))]
+    return ordered
+
+
+def union(sources: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """[Q, K] all items of the sources [Q, k], each once a row, ascending; PAD in the places that were repeats."""
+    items = np.sort(np.concatenate(list(sources), axis=1), axis=1)
+    items[:, 1:][items[:, 1:] == items[:, :-1]] = PAD
+    return items
+
+
+def places_of(items: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[Q] where each target stands in its row of items [Q, K], -1 where it does not."""
+    places = np.full(len(targets), -1, np.int64)
+    rows, found = np.nonzero(items == targets[:, None])
+    places[rows] = found
+    return places
+
+
+def picked(scores: NDArray[np.float32], items: NDArray[np.int64], unknown: float = 0.0) -> NDArray[np.float32]:
+    """[Q, M] the scores [Q, N] of each query's items [Q, M]; `unknown` for one beyond N, not met by this model."""
+    known = (items >= 0) & (items < scores.shape[1])
+    if not known.any():
+        return np.full(items.shape, unknown, np.float32)
+    return np.where(known, np.take_along_axis(scores, np.where(known, items, 0), axis=1), np.float32(unknown))

@@ -1,0 +1,130 @@
+# Co-visitation: what was taken soon after the items of this session.
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Batch, Query
+from models.candidates import picked
+from models.memo import Memo
+from models.popularity import Popularity
+from models.tables import CellTable, RowTable
+
+
+@dataclass(frozen=True)
+class CovisitationConfig:
+    """How far back a session counts, and how large the table may grow."""
+
+    window: int = 5  # newest wanted entries of the session that count
+    decay: float = 0.6  # in scoring, weight of the k-th newest entry is decay^k
+    damping: float = 0.25  # power of an item's takings that a count is divided by: 0 none, 0.5 cosine
+    max_cells: int = 512  # neighbours kept of an item, see CellTable
+    fallback: float = 1e-6  # the most that an item's takings add: they order items that no session joined
+
+
+class Covisitation:
+    """Symmetric counts C[i, j]: how often i and j were taken within `window` takings of one session.
+
+    An item scores sum_k decay^k C[i_k, j] / (n_{i_k} n_j)^damping, i_0 being the newest entry of the session and n how
+    often an item was taken (streaming item cosine with damping below 1/2), plus a share of `fallback` that grows with
+    n_j: less than any count, it only orders items that no session joined.
+    """
+
+    name = "covisitation"
+    replays = False
+
+    def __init__(self, config: CovisitationConfig | None = None) -> None:
+        self.config = config or CovisitationConfig()
+        self.cells = CellTable(self.config.max_cells)
+        self.takings = Popularity()
+        self._memo = Memo((self.cells, self.takings.counts))
+        self._taken: tuple[int, NDArray[np.float32], NDArray[np.float32]] | None = None  # changes, what follows of them
+
+    @property
+    def num_items(self) -> int:
+        return self.takings.num_items
+
+    @property
+    def tables(self) -> Mapping[str, RowTable | CellTable]:
+        return {"cells": self.cells, "takings": self.takings.counts}
+
+    def learn(self, batch: Batch) -> float:
+        self.takings.learn(batch)  # which checks it
+        taken = np.flatnonzero((batch.labels > 0) & (batch.weights > 0))
+        targets, weights = batch.items[taken], batch.weights[taken].astype(np.float64)
+        columns = zip(self.newest(batch.query)[taken].tolist(), targets.tolist(), weights.tolist(), strict=True)
+        add = self.cells.add
+        for rows, target, weight in columns:
+            for row in rows:
+                if row < 0:
+                    break
+                if row != target:
+                    add(row, target, weight)
+                    add(target, row, weight)
+        return math.nan
+
+    def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Decayed counts of the session's newest entries; [Q, num_items], or for `items` [M] or [Q, M]."""
+        scores = self._memo.get(query)
+        if scores is None:
+            scores = self._memo.keep(query, self._score(query))
+        return scores if items is None else picked(scores, np.broadcast_to(items, (len(scores), items.shape[-1])))
+
+    def _score(self, query: Query) -> NDArray[np.float32]:
+        damping, fallback = self._by_takings()
+        scores = np.repeat(fallback[None, :], len(query.now), axis=0)
+        for row_scores, rows in zip(scores, self.newest(query).tolist(), strict=True):
+            for age, row in enumerate(rows):
+                if row < 0:
+                    break
+                columns, counts = self.cells.cells(row)
+                factor = np.float32(self.config.decay**age) * (damping[row] if row < len(damping) else np.float32(0))
+                # a column stands once in a row, so += adds every count
+                row_scores[columns] += (counts * damping[columns] * factor).astype(np.float32)
+        return scores
+
+    def joint_counts(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[M] sum of C[row, item] over the rows, for each item [M]."""
+        counts = np.zeros((1, self.num_items), np.float32)
+        for row in rows.tolist():
+            columns, amounts = self.cells.cells(row)
+            counts[0, columns] += amounts
+        joint: NDArray[np.float32] = picked(counts, items[None])[0]
+        return joint
+
+    def newest(self, query: Query) -> NDArray[np.int64]:
+        """[Q, window] newest wanted items of each session, newest first, PAD (-1) behind them."""
+        wanted = query.in_session & (query.labels > 0)
+        items = np.where(wanted, query.items, -1)[:, ::-1]
+        order = np.argsort(items < 0, axis=1, kind="stable")[:, : self.config.window]  # wanted first
+        missing, found = self.config.window - order.shape[1], np.take_along_axis(items, order, axis=1)
+        return np.pad(found, ((0, 0), (0, missing)), constant_values=-1) if missing else found
+
+    def _by_takings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[num_items] takings to the power of -damping, 0 for an item never taken; and [num_items] the fallback."""
+        changes = self.takings.counts.changes
+        if self._taken is None or self._taken[0] != changes:
+            level = self.takings.log2_counts()
+            finite = np.isfinite(level)
+            damping = np.where(finite, np.exp2(-self.config.damping * level), 0.0)
+            gap = level.max(initial=-math.inf, where=finite) - np.where(finite, level, 0.0)  # halvings below the top
+            fallback = np.where(finite, self.config.fallback / (1.0 + gap), 0.0)
+            self._taken = changes, damping.astype(np.float32), fallback.astype(np.float32)
+        return self._taken[1:]
+
+    def dense(self) -> dict[str, NDArray[np.float32]]:
+        return {}
+
+    def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        pass
+
+    def training_state(self) -> dict[str, NDArray[np.generic]]:
+        return {"hand": np.array([self.cells.hand], np.int64)}
+
+    def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        if "hand" in state:  # a store of before has none
+            self.cells.hand = int(state["hand"][0])

@@ -1,0 +1,65 @@
+# Optimisers that never die on an endless stream: Adam for the dense part, Adagrad with decay for rows.
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class DenseAdam:
+    """Adam (Kingma & Ba 2015) over all weights of a module as one flat vector: five operations a step."""
+
+    def __init__(self, module: nn.Module, learning_rate: float, betas: tuple[float, float] = (0.9, 0.98)) -> None:
+        self.learning_rate, self.betas = learning_rate, betas
+        self.parameters = list(module.parameters())
+        self.flat = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
+        self.gradient = torch.zeros_like(self.flat)
+        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.num_steps = 0
+        start = 0
+        for weight in self.parameters:  # each weight becomes a view of the flat vector
+            part = slice(start, start + weight.numel())
+            weight.data = self.flat[part].view_as(weight)
+            weight.grad = self.gradient[part].view_as(weight)
+            start = part.stop
+
+    def zero(self) -> None:
+        """Forget the gradient."""
+        self.gradient.zero_()
+
+    def step(self) -> None:
+        """One step along the gradient."""
+        self.num_steps += 1
+        self.mean.lerp_(self.gradient, 1 - self.betas[0])
+        self.square.mul_(self.betas[1]).addcmul_(self.gradient, self.gradient, value=1 - self.betas[1])
+        rate = self.learning_rate * (1 - self.betas[1] ** self.num_steps) ** 0.5 / (1 - self.betas[0] ** self.num_steps)
+        self.flat.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=-rate)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Moments and step count, copied."""
+        return {
+            "adam_mean": self.mean.numpy().copy(),
+            "adam_square": self.square.numpy().copy(),
+            "adam_steps": np.array([self.num_steps], np.int64),
+        }
+
+    def load(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take over what `state` gave."""
+        self.mean.copy_(torch.from_numpy(state["adam_mean"]))
+        self.square.copy_(torch.from_numpy(state["adam_square"]))
+        self.num_steps = int(state["adam_steps"][0])
+
+
+def adagrad_rows(
+    values: Tensor, squares: Tensor, rows: Tensor, gradient: Tensor, learning_rate: float, decay: float
+) -> None:
+    """Adagrad (Duchi et al. 2011) on `rows` (each once) of values [N, d] and squares [N, d].
+
+    The squares shrink by `decay` at each of a row's own updates, so its steps do not vanish on an endless stream.
+    """
+    grown = squares[rows].mul_(decay).addcmul_(gradient, gradient)
+    squares[rows] = grown
+    values.index_add_(0, rows, gradient / grown.add(1e-12).sqrt_(), alpha=-learning_rate)

@@ -1,0 +1,59 @@
+# Every model by name, and how a blend is wired to the models it mixes.
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Final
+
+import numpy as np
+
+from models.base import Model
+from models.blend import Blend, BlendConfig, BlendParts
+from models.configured import Configs, configured
+from models.covisitation import Covisitation, CovisitationConfig
+from models.popularity import Popularity, PopularityConfig
+from models.transformer import Transformer, TransformerConfig
+
+Build = Callable[[np.random.Generator, Mapping[str, Model], Mapping[str, object]], Model]
+
+MODELS: Final[dict[str, Build]] = {
+    "blend": lambda _rng, parts, keys: Blend(_parts_of(parts), configured("blend", BlendConfig(), keys)),
+    "popularity": lambda _rng, _parts, keys: _popularity("popularity", math.inf, keys),
+    "recent": lambda _rng, _parts, keys: _popularity("recent", 3600.0, keys),
+    "trending": lambda _rng, _parts, keys: _popularity("trending", 600.0, keys),
+    "covisitation": lambda _rng, _parts, keys: Covisitation(configured("covisitation", CovisitationConfig(), keys)),
+    "transformer": lambda rng, _parts, keys: Transformer(rng, configured("transformer", TransformerConfig(), keys)),
+}
+PARTS: Final[dict[str, tuple[str, ...]]] = {"blend": tuple(field.name for field in fields(BlendParts))}
+
+
+def build_models(names: Iterable[str], seed: int = 0, configs: Configs | None = None) -> dict[str, Model]:
+    """Fresh models by name, and those they mix, in the order in which they must learn: a blend before its parts.
+
+    Each has a generator of its own, so that choosing more models changes none of them. `configs` says what differs
+    from the models' defaults; ValueError names what is wrong in it.
+    """
+    wanted = set(names)
+    for name in sorted(wanted | (configs or {}).keys()):
+        if name not in MODELS:
+            raise ValueError(f"unknown model {name!r}; the models are {', '.join(sorted(MODELS))}")
+    wanted |= {part for name in wanted for part in PARTS.get(name, ())}
+    built: dict[str, Model] = {}
+    for name in sorted(wanted, key=lambda name: name in PARTS):
+        built[name] = build_model(name, seed, built, configs)
+    return {name: built[name] for name in MODELS if name in built}
+
+
+def build_model(name: str, seed: int, parts: Mapping[str, Model], configs: Configs | None = None) -> Model:
+    """One fresh model, as `build_models` builds it; a mixture mixes `parts`."""
+    generator = np.random.default_rng([seed, *name.encode()])
+    return MODELS[name](generator, parts, (configs or {}).get(name, {}))
+
+
+def _popularity(name: str, half_life_seconds: float, keys: Mapping[str, object]) -> Popularity:
+    return Popularity(configured(name, PopularityConfig(half_life_seconds), keys), name)
+
+
+def _parts_of(built: Mapping[str, Model]) -> BlendParts:
+    return BlendParts(**{name: built[name] for name in PARTS["blend"]})  # type: ignore[arg-type]
