@@ -1,0 +1,59 @@
+# One request on its way through the steps: what each step finds and leaves.
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Model, Query
+from serving.schemas import RecommendationRequest, SlateReply
+from state.home import Home
+from state.record import UserRecord
+from state.store import Store
+
+NO_ITEMS: NDArray[np.int64] = np.zeros(0, np.int64)
+NO_SCORES: NDArray[np.float32] = np.zeros(0, np.float32)
+
+
+@dataclass(slots=True)
+class Pick:
+    """One place of the slate."""
+
+    item: int
+    score: float
+    source: str
+    propensity: float
+    place: int  # among the candidates; -1 where it is none
+
+
+@dataclass(slots=True)
+class Moment:
+    """A request, the version that answers it, and what the steps have found so far. Item numbers are the home's."""
+
+    request: RecommendationRequest
+    store: Store  # the fold stage's, where the record is read
+    home: Home[Model]
+    now: int  # clock of the request, milliseconds; the list does not depend on it where the home has learned anything
+    request_id: str
+    # record
+    record: UserRecord | None = None
+    session_offset: int = 0
+    # query
+    query: Query | None = None  # Q = 1
+    just_skipped: set[int] = field(default_factory=set)
+    # sources, filters
+    candidates: NDArray[np.int64] = field(default_factory=lambda: NO_ITEMS)  # [M] distinct
+    origins: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))  # [M] index into source_names
+    source_names: list[str] = field(default_factory=list)
+    is_seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [M] back only to fill n places
+    # score
+    scores: NDArray[np.float32] = field(default_factory=lambda: NO_SCORES)  # [M]; -inf sinks
+    parts: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # with `explain`: [M] by model
+    # select, respond
+    slate: list[Pick] = field(default_factory=list)
+    reply: SlateReply | None = None
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Drop the candidates where the mask [M] is False."""
+        self.candidates, self.origins = self.candidates[mask], self.origins[mask]

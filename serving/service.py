@@ -1,0 +1,216 @@
+# What one replica can do, free of HTTP: takes events, recommends, tells of items, users and versions.
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+
+import msgspec
+
+from models.base import Model
+from models.configured import Configs
+from serving.admission import AdmissionConfig
+from serving.home_metrics import HomeMetrics
+from serving.intake import Intake, IntakeConfig
+from serving.keys import ApiKey
+from serving.lookups import holds_entry, item_reply, user_reply
+from serving.metrics import ServingMetrics
+from serving.moment import Moment
+from serving.pipeline import Pipeline
+from serving.problems import Problem, unavailable
+from serving.proxy_metrics import ProxyMetrics
+from serving.ray_environment import ADMIN_SOCKET, runtime_folder
+from serving.schemas import (
+    EventResult,
+    EventsReply,
+    ItemReply,
+    ModelReply,
+    ModelStanding,
+    Readiness,
+    RecommendationRequest,
+    SimilarItemsReply,
+    SimilarItemsRequest,
+    SlateReply,
+    UserReply,
+)
+from serving.similar import similar_items
+from serving.stages import Stages
+from serving.steps import filters, history, replies, scorers, selectors, sources
+from serving.versions import Versions, VersionsConfig
+from state.offsets import get_offsets, get_totals
+from state.signals import SignalTable
+from state.slots import Slot
+from state.view import View
+from stream.event import MAX_ID_BYTES, EventDecoder, EventLimits
+from stream.log import EventLog
+from stream.sink import EventSink, LogSink
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One replica's settings."""
+
+    home: Path
+    stages: tuple[str, ...] = ("fold", "learn")  # those that this home should have
+    models: tuple[str, ...] = ()  # those the learn stage trains; none named: all there are
+    is_open: bool = True  # an item is known from its first event; otherwise from its upsert on
+    seed: int = 0
+    keys: tuple[ApiKey, ...] = ()  # none: whoever reaches the API may do everything
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    intake: IntakeConfig = field(default_factory=IntakeConfig)
+    events: EventLimits = field(default_factory=EventLimits)
+    history: history.HistoryConfig = field(default_factory=history.HistoryConfig)
+    sources: sources.SourceConfig = field(default_factory=sources.SourceConfig)
+    select: selectors.SelectConfig = field(default_factory=selectors.SelectConfig)
+    versions: VersionsConfig = field(default_factory=VersionsConfig)
+
+
+class Service:
+    """Everything behind the calls. Stores and sink are given, so that a test may share them with a stage."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        view: View[Model],
+        sink: EventSink,
+        clock: Callable[[], int],
+        signals: SignalTable,
+        metrics: ServingMetrics | None = None,
+    ) -> None:
+        self.config, self.metrics, self.now = config, metrics or ServingMetrics(), clock
+        self._sink, self._signals = sink, signals
+        self._decoder = EventDecoder(signals, config.events)
+        self.intake = Intake(self._decoder, sink, self.metrics, config.intake)
+        self._stages = Stages(config.home, config.stages, self.metrics)
+        self.versions = Versions(view, self._stages, self.metrics, config.versions)
+        self._pipeline = Pipeline(
+            [
+                history.ReadRecord(),
+                history.FoldSession(self._decoder, signals, config.history),
+                history.BuildQuery(signals, config.history),
+                sources.Sources(config.sources, self.metrics),
+                filters.Filter(config.is_open),
+                scorers.Score(self.metrics),
+                selectors.Select(config.select),
+                replies.Respond(self.metrics),
+                replies.LogSlate(sink, self.metrics),
+            ],
+            self.metrics,
+        )
+
+    def check(self) -> None:
+        """Raise RuntimeError where a part of this replica has ended that only a new replica brings back."""
+        self.metrics.keep()
+        if not self.versions.is_alive:
+            raise RuntimeError("the thread that follows new versions has ended; the log tells why")
+        if not self._sink.is_alive:
+            raise RuntimeError("the thread that writes events has ended; the log tells why")
+
+    def readiness(self) -> Readiness:
+        """What of this home runs, once a version can answer. Raises Problem 503 where this replica cannot serve."""
+        try:
+            self.check()
+        except RuntimeError as error:
+            raise unavailable(str(error)) from error
+        with self.versions.read() as (_, home):
+            version = home.version
+        stages = self._stages.look()
+        return Readiness("degraded" if "dead" in stages.values() else "ready", version, stages)
+
+    def close(self) -> None:
+        """Stop following, and write what still waits to the log."""
+        self.versions.close()
+        self._sink.close()
+
+    async def accept_events(self, raws: Sequence[bytes], now: int, may_delete: bool = True) -> EventsReply:
+        """Judge events and append the good ones; returns when they are durable. Without `may_delete` those that delete
+        a user or an item are rejected. Raises Problem."""
+        results, offset = await self._accept(raws, now, may_delete)
+        return EventsReply(sum(result.status == "accepted" for result in results), results, offset)
+
+    async def delete(self, event: dict[str, str], now: int) -> int:
+        """Append the deletion of a user or an item; the offset after it. Raises Problem 422 naming the field."""
+        raw = msgspec.json.encode({**event, "timestamp": now})
+        reply = await self.accept_events([raw], now)
+        result = reply.results[0]
+        if result.status != "accepted":
+            raise Problem(422, result.reason or "rejected", result.field or "")
+        return reply.offset
+
+    async def _accept(self, raws: Sequence[bytes], now: int, may_delete: bool) -> tuple[list[EventResult], int]:
+        if not self.versions.is_ready:  # events are taken before anything is there to read
+            results, values = await self.intake.judge(raws, now, lambda _: False, may_delete)
+            return results, await self.intake.append(values)
+        with self.versions.read() as (store, _), store.read() as txn:
+            is_known = holds_entry(txn, store, self._signals)
+            self.intake.check_lag(lambda: sum(get_offsets(txn, store).values()))
+            results, values = await self.intake.judge(raws, now, is_known, may_delete)
+            if not values:  # what they repeat is in the record by now
+                return results, sum(get_offsets(txn, store).values())
+        return results, await self.intake.append(values)
+
+    def recommend(self, request: RecommendationRequest, now: int) -> SlateReply:
+        """A slate for the user at this moment. Raises Problem."""
+        if (size := len(request.user_id.encode())) > MAX_ID_BYTES:
+            raise Problem(422, f"user_id: id of {size} bytes; at most {MAX_ID_BYTES} are allowed", "user_id")
+        with self.versions.read() as (store, home):
+            moment = Moment(request, store, home, now, request_id=uuid.uuid4().hex)
+            self._pipeline.run(moment)
+        if moment.reply is None:
+            raise RuntimeError("the last step of the request path left no reply")
+        return moment.reply
+
+    def similar(self, request: SimilarItemsRequest) -> SimilarItemsReply:
+        """Items like one item. Raises Problem 404 for an item nobody has sent."""
+        with self.versions.read() as (_, home):
+            return similar_items(home, request)
+
+    def item(self, item_id: str) -> ItemReply:
+        """What is known of an item. Raises Problem 404."""
+        with self.versions.read() as (store, home), store.read() as txn:
+            return item_reply(txn, store, home, item_id)
+
+    def user(self, user_id: str) -> UserReply:
+        """A user's record. Raises Problem 404."""
+        with self.versions.read() as (store, home), store.read() as txn:
+            return user_reply(txn, store, home, self._signals, user_id)
+
+    def model(self, now: int) -> ModelReply:
+        """Which version answers and how far each stage has come. Raises Problem 503 before the first."""
+        with self.versions.read() as (store, home), store.read() as txn:
+            return ModelReply(
+                home.version,
+                replies.model_age_ms(home, now),
+                home.event_time or None,
+                get_offsets(txn, store),
+                dict(home.learned_offsets),
+                sum(count for (kind, _), count in get_totals(txn, store).items() if kind != "slate"),
+                {
+                    name: ModelStanding(model.num_items, home.held.get(name, msgspec.UNSET))
+                    for name, model in home.models.items()
+                },
+            )
+
+
+def open_service(config: ServiceConfig, slot: Slot | None = None) -> Service:
+    """The service of a home directory: its event log, and its stores as soon as the stages have made them.
+
+    With this process's slot its /metrics tell of all processes of the home.
+    """
+
+    from models.registry import MODELS, build_models  # imports torch, which the process that starts Ray does without
+
+    def clock() -> int:
+        return int(time() * 1000)
+
+    def build(configs: Configs) -> dict[str, Model]:
+        return build_models(names, config.seed, {name: config for name, config in configs.items() if name in MODELS})
+
+    names = config.models or tuple(MODELS)
+    view = View(config.home / "fold", config.home / "learn", build)
+    log = EventLog(config.home / "log")
+    proxy = ProxyMetrics(runtime_folder(config.home) / ADMIN_SOCKET)
+    metrics = ServingMetrics(slot, HomeMetrics(config.home, view, log, clock), proxy)
+    return Service(config, view, LogSink(log, clock), clock, SignalTable(), metrics)

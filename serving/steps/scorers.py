@@ -1,0 +1,84 @@
+# Numbers for the candidates: the model asked for, and what orders them where it has nothing to say.
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Model, Query
+from models.candidates import top
+from models.popularity import Popularity
+from models.rank import sunk
+from serving.metrics import ServingMetrics
+from serving.moment import Moment
+from serving.problems import Problem
+from state.home import Home
+
+_LOG = logging.getLogger("runnel.serving")
+DEFAULT_MODEL = "blend"
+# What arithmetic over tables raises that do not fit together. One request is not worth more than the others' answers.
+MODEL_ERRORS = (ArithmeticError, LookupError, RuntimeError, ValueError)
+
+
+class Score:
+    """Scores by the request's model; where none of them is finite, or it fails, by popularity, then by newness."""
+
+    name = "score"
+
+    def __init__(self, metrics: ServingMetrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, moment: Moment) -> None:
+        assert moment.query is not None
+        home, query, items = moment.home, moment.query, moment.candidates
+        if len(items) == 0:
+            return
+        model = chosen_model(home, moment.request.model)
+        if model is not None:
+            moment.scores = self._scores(model, query, items)
+            if moment.request.explain:
+                moment.parts = {name: self._scores(each, query, items) for name, each in home.models.items()}
+        if model is None or not np.isfinite(moment.scores).any():
+            self._fall_back(moment, query)
+
+    def _fall_back(self, moment: Moment, query: Query) -> None:
+        for name, model in moment.home.models.items():
+            if isinstance(model, Popularity):
+                scores = self._scores(model, query, moment.candidates)
+                if np.isfinite(scores).any():
+                    moment.scores = scores
+                    self._metrics.fallbacks.labels(name).inc()
+                    return
+        moment.scores = newness(moment.home, moment.candidates).astype(np.float32)
+        self._metrics.fallbacks.labels("newest").inc()
+
+    def _scores(self, model: Model, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[M] what the model says of the items; -inf where that is not finite, or where the model fails."""
+        try:
+            scores: NDArray[np.float32] = sunk(model.score(query, items)[0])
+        except MODEL_ERRORS as error:
+            self._metrics.model_errors.labels(self.name).inc()
+            _LOG.warning("model %s does not score: %s", model.name, error)
+            return np.full(len(items), -np.inf, np.float32)
+        return scores
+
+
+def chosen_model(home: Home[Model], name: str) -> Model | None:
+    """The model of that name, the blend (or the first there is) for no name. Raises Problem listing the names."""
+    if name:
+        if name not in home.models:
+            raise Problem(422, f"model: {name!r} is unknown; the models are {', '.join(sorted(home.models))}", "model")
+        return home.models[name]
+    return home.models.get(DEFAULT_MODEL) or next(iter(home.models.values()), None)
+
+
+def newness(home: Home[Model], items: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+    """[M] when each item was published, or first seen where that is unknown, milliseconds; 0 unknown."""
+    published_at = home.catalogue.published_at[items]
+    return np.where(published_at > 0, published_at, home.catalogue.first_seen[items])
+
+
+def newest(home: Home[Model], k: int) -> NDArray[np.int64]:
+    """The k items published or first seen last, newest first."""
+    return top(newness(home, slice(home.num_items)), k)

@@ -1,0 +1,112 @@
+# From scored candidates to places: best first, not too alike, and now and then a try.
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
+
+from models.base import Model
+from serving.moment import Moment, Pick
+from serving.steps.scorers import newness
+from state.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class SelectConfig:
+    """How a slate departs from the plain order of scores."""
+
+    epsilon: float = 0.05  # chance that a place goes to a candidate drawn evenly instead of the best one
+    diversity: float = 0.05  # 0: scores alone; 1: likeness to the places above alone (maximal marginal relevance)
+    pool_factor: int = 5  # candidates of which diversity and exploration choose, as a multiple of n
+
+
+_PLAIN = SelectConfig(epsilon=0.0, diversity=0.0)  # a model asked for by name shows itself as it is
+
+
+@runtime_checkable
+class HasItemVectors(Protocol):
+    """A model that finds items by nearest neighbours."""
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """[num_items, width]"""
+        ...
+
+
+class Select:
+    """Fills the places one after the other: the best remaining candidate, or with chance epsilon any of the pool.
+
+    The propensity of a place is the chance that it was given to its item, the places above being as they are:
+    (1 - epsilon) for the best remaining one, plus epsilon / size of the remaining pool for everyone in it. Draws are
+    seeded from user, session offset and model version, so the same three give the same list.
+    """
+
+    name = "select"
+
+    def __init__(self, config: SelectConfig) -> None:
+        self._config = config
+
+    def __call__(self, moment: Moment) -> None:
+        request, config = moment.request, _PLAIN if moment.request.model else self._config
+        order = best_first(moment.is_seen, moment.scores, newness(moment.home, moment.candidates))
+        pool = order[: max(request.n * config.pool_factor, 50)]
+        vectors = unit_vectors(moment.home, moment.candidates[pool]) if config.diversity else None
+        alike = None if vectors is None else config.diversity * (vectors @ vectors.T)
+        likeness = np.zeros(len(pool), np.float32)  # to the likest place above, weighted
+        relevance = (1 - config.diversity) * self._relevance(len(pool))  # -inf once taken
+        draw = random.Random(_seed(moment))
+        num_left = len(pool)
+        while num_left and len(moment.slate) < request.n:
+            best = taken = int((relevance - likeness).argmax())
+            if config.epsilon and draw.random() < config.epsilon:
+                taken = int(np.flatnonzero(np.isfinite(relevance))[draw.randrange(num_left)])
+            propensity = config.epsilon / num_left + (1 - config.epsilon if taken == best else 0.0)
+            moment.slate.append(self._pick(moment, int(pool[taken]), propensity, taken != best))
+            relevance[taken], num_left = -np.inf, num_left - 1
+            if alike is not None:
+                np.maximum(likeness, alike[taken], out=likeness)
+
+    def _pick(self, moment: Moment, place: int, propensity: float, is_trial: bool) -> Pick:
+        source = "exploration" if is_trial else moment.source_names[moment.origins[place]]
+        return Pick(int(moment.candidates[place]), float(moment.scores[place]), source, propensity, place)
+
+    def _relevance(self, size: int) -> NDArray[np.float32]:
+        """[pool] 1 for the best falling evenly to 0: ranks, because models score on scales of their own."""
+        return np.linspace(1, 0, size, dtype=np.float32) if size > 1 else np.ones(size, np.float32)
+
+
+def best_first(
+    is_seen: NDArray[np.bool_], scores: NDArray[np.float32], born_at: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Places: unseen items, then by falling score, ties by the newest item first, then as they stand."""
+    return np.lexsort((-born_at, -scores, is_seen))
+
+
+def item_vectors(home: Home[Model]) -> NDArray[np.float32] | None:
+    """[N, width] of the first model that has vectors, a view; None where none has or it has learned nothing."""
+    # Of a class Python remembers whether it has the methods; of an object it looks anew, 15 us each time.
+    model = next((each for each in home.models.values() if issubclass(type(each), HasItemVectors)), None)
+    vectors = None if model is None else cast("HasItemVectors", model).item_vectors()
+    return None if vectors is None or len(vectors) == 0 else vectors
+
+
+def unit_vectors(home: Home[Model], items: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """[M, width] item vectors of length 1, zeros where an item has none; None where no model has vectors."""
+    vectors = item_vectors(home)
+    if vectors is None:
+        return None
+    known = items < len(vectors)
+    found = np.where(known[:, None], vectors[np.where(known, items, 0)], np.float32(0))
+    lengths = np.linalg.norm(found, axis=1)
+    lost = ~np.isfinite(lengths)  # a vector that is not finite is like none
+    if lost.any():
+        found[lost], lengths[lost] = 0.0, 1.0
+    units: NDArray[np.float32] = found / np.maximum(lengths, np.float32(1e-12))[:, None]
+    return units
+
+
+def _seed(moment: Moment) -> int:
+    return xxh64_intdigest(f"{moment.request.user_id}\0{moment.session_offset}\0{moment.home.version}".encode())

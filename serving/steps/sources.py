@@ -1,0 +1,103 @@
+# Where candidates come from: each source gives item numbers, best first; together they are a few hundred.
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Model, Query
+from models.candidates import best_items
+from models.popularity import Popularity
+from serving.metrics import ServingMetrics
+from serving.moment import Moment
+from serving.steps.scorers import MODEL_ERRORS, chosen_model, newest
+from state.home import Home
+
+_LOG = logging.getLogger("runnel.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """How many candidates a source gives."""
+
+    num_model: int = 100  # of each source of the model that ranks; three times n where that is more
+    num_popular: int = 100
+    num_newest: int = 50  # so that a new item can be tried
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """A model that finds candidates without scoring the whole catalogue."""
+
+    def candidates(self, query: Query, k: int) -> dict[str, NDArray[np.int64]]:
+        """A source's name to its [Q, up to k] items, best first, PAD where it has fewer."""
+        ...
+
+
+class Sources:
+    """Joins the sources' candidates; an item that several give keeps the first one's name.
+
+    With `candidates` in the request there are no others. A model named by the request proposes for itself alone.
+    """
+
+    name = "sources"
+
+    def __init__(self, config: SourceConfig, metrics: ServingMetrics) -> None:
+        self._config, self._metrics = config, metrics
+
+    def __call__(self, moment: Moment) -> None:
+        proposals = [(name, items) for name, items in self._proposals(moment) if len(items)]
+        moment.source_names = [name for name, _ in proposals]
+        if not proposals:
+            return
+        joined = np.concatenate([items for _, items in proposals])
+        origins = np.repeat(np.arange(len(proposals), dtype=np.uint8), [len(items) for _, items in proposals])
+        _, first = np.unique(joined, return_index=True)
+        first = np.sort(first[(joined[first] >= 0) & (joined[first] < moment.home.num_items)])
+        moment.candidates, moment.origins = joined[first], origins[first]
+
+    def _proposals(self, moment: Moment) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        assert moment.query is not None
+        request, home, config = moment.request, moment.home, self._config
+        if request.candidates is not None:
+            yield "request", np.fromiter(map(number_of(home), request.candidates), np.int64)
+            return
+        model = chosen_model(home, request.model)
+        if model is not None:
+            yield from self._proposed(model, moment.query, max(config.num_model, 3 * request.n))
+        if request.model:
+            return
+        popular = next((each for each in home.models.values() if isinstance(each, Popularity)), None)
+        if popular is not None:
+            yield "popularity", popular.top(config.num_popular)
+        yield "newest", newest(home, config.num_newest)
+
+    def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, NDArray[np.int64]]]:
+        """A model's sources; none where it fails."""
+        try:
+            if issubclass(type(model), Proposer):
+                proposed = cast("Proposer", model).candidates(query, k)
+                return [(name, items[0]) for name, items in proposed.items()]
+            return [(model.name, best_items(model.score(query), k)[0])]
+        except MODEL_ERRORS as error:
+            self._metrics.model_errors.labels(self.name).inc()
+            _LOG.warning("model %s proposes nothing: %s", model.name, error)
+            return []
+
+
+def widen(moment: Moment) -> None:
+    """Every item there is becomes a candidate; those proposed already keep their source."""
+    num_items = moment.home.num_items
+    origins = np.full(num_items, len(moment.source_names), np.uint8)
+    origins[moment.candidates] = moment.origins
+    moment.source_names = [*moment.source_names, "catalogue"]
+    moment.candidates, moment.origins = np.arange(num_items, dtype=np.int64), origins
+
+
+def number_of(home: Home[Model]) -> Callable[[str], int]:
+    """An item's number, -1 where the home does not know it."""
+    return home.dictionary.find if home.dictionary is not None else lambda _: -1
