@@ -1,0 +1,72 @@
+# runnel learn: the second stage as one process.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import Home, Seed, Supervisor
+
+_REBUILD = typer.Option(
+    help="Have this model trained anew beside the served one, whose place it takes once its live hit rate is as good; "
+    "also while the system runs. Returns at once: the learner does it."
+)
+_CANCEL = typer.Option(help="Stop the rebuild of this model, and return.")
+_RELEASE = typer.Option(help="Let this held model learn again, also while the system runs, and return.")
+
+
+def learn(
+    home: Home = None,
+    seed: Seed = None,
+    rebuild: Annotated[str | None, _REBUILD] = None,
+    cancel: Annotated[str | None, _CANCEL] = None,
+    release: Annotated[list[str] | None, _RELEASE] = None,
+    supervisor: Supervisor = 0,
+) -> None:
+    """Run the learn stage: read what fold wrote, score and learn, commit a model version every half second.
+
+    One of the processes that `runnel up` starts. It stops cleanly on Ctrl-C and SIGTERM, and goes on from its last
+    version when killed.
+    """
+    if rebuild or cancel or release:
+        _order(home, rebuild, cancel, release or [])
+        return
+    from commands.child import begin
+    from commands.errors import told_plainly
+    from commands.settings import load_settings
+    from models.configured import WrongConfiguration
+    from state.slots import Slot
+    from state.store import StoreConfigurationChanged, StoreTooNew
+    from stream.metrics import StageMetrics
+    from stream.run_learn import run_learn
+
+    stop = begin("learn", supervisor)
+    settings = load_settings(home=home, seed=seed)
+    metrics = StageMetrics("learn", Slot(settings.home / "run" / "metrics", "learn"))
+    with told_plainly(StoreConfigurationChanged, StoreTooNew, WrongConfiguration):
+        run_learn(settings.home, stop, settings.seed, settings.learn_config(), metrics)
+
+
+def _order(home: Path | None, rebuild: str | None, cancel: str | None, released: list[str]) -> None:
+    """Write what the learner is to do into its store."""
+    from commands.errors import CommandError, told_plainly
+    from commands.settings import load_settings
+    from state.store import Store, StoreError
+    from stream import rebuild as rebuilding
+    from stream.guard import release
+    from stream.loan import borrowed
+    from stream.run import now_ms
+
+    path = load_settings(home=home).home / "learn"
+    if not path.is_dir():
+        raise CommandError(f"{path}: there is no learn store; name another --home")
+    with told_plainly(StoreError, ValueError), borrowed(path), Store(path, "learn", writer=True) as store:
+        if released:
+            print(f"released with version {release(store, released, now_ms())}: {', '.join(released)}")
+        if cancel:
+            rebuilding.cancel(store, cancel)
+            print(f"the rebuild of {cancel} is stopped; the model that was served stays")
+        if rebuild:
+            rebuilding.begin(store, rebuild)
+            print(f"{rebuild} is trained anew by the learner, now or when it next runs; its log tells how far it is")

@@ -1,0 +1,17 @@
+# Options that several commands share, so that they read alike everywhere.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Directory that holds all that survives: event log and stores. (default: ./runnel-home)"),
+]
+Host = Annotated[str | None, typer.Option(help="Address of the HTTP API. (default: 127.0.0.1)")]
+Port = Annotated[int | None, typer.Option(help="Port of the HTTP API. (default: 8000)")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0)")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
+Supervisor = Annotated[int, typer.Option(hidden=True, help="Pid of the `runnel up` that started this process.")]
