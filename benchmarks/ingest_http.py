@@ -1,0 +1,196 @@
+# How many events a second does POST /v1/events acknowledge? Batches of 1, 100 and 1,000, from 1 and 8 clients.
+"""Posts Globo's clicks over keep-alive connections, each client the next call as soon as it has its answer: to the
+whole system (`runnel up`: both stages run and take what comes), and to the service alone (`runnel serve`), which shows
+what the intake itself costs beside an empty handler. An acknowledged event is synced to disk:
+
+    python -m benchmarks.ingest_http --json ingest.json
+
+Beside it in the same run: the same bytes to an empty POST handler behind the same Ray Serve, HAProxy and FastAPI, and
+the same events in synced groups of as many to the embedded log without HTTP. Clients are threads of this process and
+share the machine's cores with the service. Between two measurements the stages catch up.
+
+Learned on the way: at 100 a call an event costs the replica 5 to 7 us, half of it the look-up whether the record holds
+it already. At one a call HTTP is most of it. In CPU of the replica's loop, without HAProxy and uvicorn: the empty
+handler 38 us; ours was 165 us, and is 50 to 65 since calls gather into groups on the loop's side (30 us less, and 45
+in all: a hand-over to the sink's thread and a wake-up of the loop each serve a group) and go past FastAPI's routing
+(35 us less). Behind uvicorn and Ray the loop takes 230 us a call beside 180 for the empty handler, and a quarter of
+the two cores is idle: eight clients in a closed loop wait for each other's group. Shorter turns of the interpreter's
+lock (0.1, 0.03 ms) changed nothing. To ask for the fold's offset and the log's end in every call cost 15 us, so it is
+done seldom.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.client import Connection, prepared
+from benchmarks.empty_service import empty_service, wait_for
+from benchmarks.load import DATA, event_calls, sent_now
+from benchmarks.report import Row, conditions, report
+from benchmarks.running import Running, running
+from serving.ports import free_ports
+from state.store import Store
+from stream.fold import FoldStage
+from stream.log import EventLog, LogSource
+
+SHAPES = ((1, 1), (1, 100), (1, 1000), (8, 1), (8, 100), (8, 1000))  # clients, events a call
+GUESS = 60_000  # events a second for which calls are prepared; of single ones fewer
+LIMIT: Row = {"1 x 100": 30_000, "8 x 1 / empty handler": 0.7, "Gorse 0.5.9, 1 x 100": 24_600, "Gorse, 1 x 1": 1_060}
+
+
+@dataclass
+class Run:
+    """What some clients had acknowledged in a while."""
+
+    seconds: float = 0.0
+    spent: list[float] = field(default_factory=list)  # seconds of each call
+    refused: list[str] = field(default_factory=list)
+
+
+class Calls:
+    """Globo's clicks, never the same event twice."""
+
+    def __init__(self, data: Path) -> None:
+        self._data, self._taken = data, 0
+
+    def take(self, num_calls: int, per_call: int) -> list[bytes]:
+        """The next calls."""
+        skip, self._taken = self._taken, self._taken + num_calls * per_call
+        return list(event_calls(self._data, num_calls, per_call, skip, "ingest"))
+
+
+def measure(port: int, calls: Sequence[bytes], num_clients: int, seconds: float) -> Run:
+    """Post calls from so many clients until the time is over or all are posted."""
+    left, lock, run = iter(calls), threading.Lock(), Run()
+    started = time.perf_counter()
+
+    def post() -> None:
+        connection = Connection(port)
+        while (begun := time.perf_counter()) < started + seconds:
+            with lock:
+                call = next(left, None)
+            if call is None:
+                break
+            reply = connection.call(sent_now(call))
+            taken = time.perf_counter() - begun
+            with lock:
+                if reply.status == 202 and b'"status":"rejected"' not in reply.body:
+                    run.spent.append(taken)
+                else:
+                    run.refused.append(f"{reply.status} {reply.body[:100]!r}")
+        connection.close()
+
+    threads = [threading.Thread(target=post, daemon=True) for _ in range(num_clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run.seconds = time.perf_counter() - started
+    if run.refused:
+        raise RuntimeError(f"{len(run.refused)} calls refused: {run.refused[0]}")
+    return run
+
+
+def summary(runs: Sequence[Run], per_call: int) -> Row:
+    """Median events a second with the least and the greatest, and the times of the calls."""
+    rates = [len(run.spent) * per_call / run.seconds for run in runs]
+    spent = 1000 * np.concatenate([run.spent for run in runs])
+    return {
+        "events/s": round(float(np.median(rates))),
+        "spread": f"{min(rates):,.0f}..{max(rates):,.0f}",
+        "call p50 ms": float(np.percentile(spent, 50)),
+        "call p99 ms": float(np.percentile(spent, 99)),
+    }
+
+
+def log_alone(calls: Calls, per_call: int, num_runs: int) -> Row:
+    """The events of each call as one value in a synced group of its own."""
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="runnel-log-") as folder:
+        log = EventLog(Path(folder))
+        for _ in range(num_runs):
+            values = [call.split(b"\r\n\r\n", 1)[1] for call in calls.take(min(500, 100_000 // per_call), per_call)]
+            run, started = Run(), time.perf_counter()
+            for value in values:
+                begun = time.perf_counter()
+                log.append([value], time.time_ns() // 1_000_000)
+                run.spent.append(time.perf_counter() - begun)
+            run.seconds = time.perf_counter() - started
+            runs.append(run)
+        log.close()
+    return summary(runs, per_call)
+
+
+@contextmanager
+def service_alone(home: Path) -> Iterator[int]:
+    """The port of `runnel serve` on a home whose stages do not run; it takes events without end."""
+    log = EventLog(home / "log")
+    with Store(home / "fold", "fold", writer=True) as store:
+        FoldStage(store, LogSource(log))
+    log.close()
+    port = free_ports(1)[0]
+    command = [sys.executable, "-m", "runnel", "serve", "--home", str(home), "--port", str(port)]
+    environment = os.environ | {"RUNNEL_SERVE__INTAKE__MAX_LAG_EVENTS": "1000000000"}
+    with (home / "serve.log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+    try:
+        wait_for(process, port, prepared("GET", "/readyz"), 200)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def all_shapes(port: int, calls: Calls, num_runs: int, seconds: float, system: Running | None) -> dict[str, Row]:
+    """A row for each shape; with a system, its stages catch up before each run."""
+    rows = {}
+    for num_clients, per_call in SHAPES:
+        runs = []
+        for _ in range(num_runs + 1):
+            if system is not None:
+                system.settle()
+            guess = GUESS if per_call > 1 else 5_000
+            runs.append(measure(port, calls.take(round(guess * seconds / per_call), per_call), num_clients, seconds))
+        rows[f"{num_clients} x {per_call}"] = summary(runs[1:], per_call)  # the first one warms up
+    return rows
+
+
+def main(
+    data: Annotated[Path, typer.Option(envvar="RUNNEL_DATA")] = DATA,
+    seconds: float = 1.5,
+    runs: int = 5,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Measure each shape `runs` times for `seconds`."""
+    calls = Calls(data)
+    results: dict[str, Row] = {f"log alone x {size}": log_alone(calls, size, runs) for size in (1, 100, 1000)}
+    with tempfile.TemporaryDirectory(prefix="runnel-empty-") as home, empty_service(Path(home)) as port:
+        empty = all_shapes(port, calls, runs, seconds, None)
+    with tempfile.TemporaryDirectory(prefix="runnel-alone-") as home, service_alone(Path(home)) as port:
+        alone = all_shapes(port, calls, runs, seconds, None)
+    with running() as system:
+        found = all_shapes(system.port, calls, runs, seconds, system)
+    for name, row in found.items():
+        share = float(str(alone[name]["events/s"])) / float(str(empty[name]["events/s"]))
+        results[f"empty handler {name}"] = empty[name]
+        results[f"service alone {name}"] = {**alone[name], "share of empty": share}
+        results[f"whole system {name}"] = row
+    report("ingest_http", conditions(seconds=seconds, runs=runs), results, LIMIT, json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,64 @@
+# What every benchmark prints and writes: a table for a person, one JSON for a machine, the conditions in both.
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import xxhash
+from rich.console import Console
+from rich.table import Table
+
+from commands.settings import load_settings
+
+Figure = float | int | str | bool | None
+Row = Mapping[str, Figure]
+
+
+def conditions(**extra: Figure) -> dict[str, Figure]:
+    """Where and with what a figure was measured; `extra` is the benchmark's own."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "ray": version("ray"),
+        "lmdb": version("lmdb"),
+        "commit": commit.stdout.strip() or None,
+        "configuration": configuration(),
+        **extra,
+    }
+
+
+def configuration() -> str:
+    """A fingerprint of all settings as a system started here would have them, less where it lies and listens."""
+    settings = load_settings().model_dump_json(exclude={"home", "data", "host", "port"})
+    return xxhash.xxh32_hexdigest(settings.encode())
+
+
+def report(
+    benchmark: str,
+    conditions: Mapping[str, Figure],
+    results: Mapping[str, Row],
+    limit: Mapping[str, Figure],
+    json_file: Path | None,
+) -> None:
+    """Print `results` (row name → figures) as a table, and write the contract's JSON when a file is given."""
+    columns = list(dict.fromkeys(name for row in results.values() for name in row))
+    table = Table("", *columns, title=benchmark, caption=", ".join(f"{k} {v}" for k, v in conditions.items()))
+    for name, row in results.items():
+        table.add_row(name, *(_shown(row.get(column)) for column in columns))
+    console = Console()
+    console.print(table)
+    console.print("limit: " + ", ".join(f"{name} {_shown(value)}" for name, value in limit.items()))
+    if json_file is not None:
+        document = {"benchmark": benchmark, "conditions": conditions, "results": results, "limit": limit}
+        json_file.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _shown(figure: Figure) -> str:
+    return f"{figure:,.4g}" if isinstance(figure, float) else "" if figure is None else str(figure)
