@@ -23,6 +23,14 @@ def number(name: str) -> int:
     return int(name.removeprefix(_PREFIX) or 0)
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether somebody has written to the files in the folder; they may go at any time: another one is current then."""
+    try:
+        return (folder / _FILES[0]).stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def next_folder(path: Path) -> Path:
     """An empty folder for the next generation, which nobody reads before `switch`."""
     folder = path / f"{_PREFIX}{number(current(path)) + 1}"
@@ -44,11 +52,14 @@ def switch(path: Path, folder: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Remove the files of all generations but the current one. For the writer; who reads old ones has them open."""
+    """Remove the files of all generations but the current one. For the writer; who reads old ones has them open.
+
+    Who opens one just now makes a new lock file in it: what is left so goes the next time.
+    """
     name = current(path)
     for folder in path.glob(f"{_PREFIX}*"):
         if folder.name != name:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
     if name:
         for file in _FILES:
             (path / file).unlink(missing_ok=True)

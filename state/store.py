@@ -116,8 +116,7 @@ class Store:
             env.close()
 
     def _open_files(self, folder: Path, map_size_bytes: int) -> lmdb.Environment:
-        data = folder / "data.mdb"
-        if not self.is_writer and not (data.exists() and data.stat().st_size):  # a writer may be making it just now
+        if not self.is_writer and not generation.is_filled(folder):  # a writer may be making it just now
             raise StoreMissing(f"store {self.path}: there is none yet")
         try:
             return lmdb.open(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import lmdb
 
 from state import generation
+from state.lock import StoreError
 from state.store_errors import explained, naming
 from stream.source import Message
 
@@ -45,7 +46,8 @@ def open_files(path: Path, name: str, config: EventLogConfig) -> LogFiles:
     """The files of the log at `path` in the folder of a generation, made where there are none."""
     folder = path / name
     with naming(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        if not name:  # a later generation's folder is made by its compaction, and gone with the next one
+            folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "lock.mdb").exists():
             _open(folder, config).close()
         generation.allocate_lock_file(folder)
@@ -79,9 +81,19 @@ class EventLog:
                 files = self._files
                 while files is None or files.generation != generation.current(self.path):
                     self._files = None
-                    with self._explaining("opened"):
-                        files = self._files = open_files(self.path, generation.current(self.path), self._config)
+                    files = self._files = self._open_current()
         return files
+
+    def _open_current(self) -> LogFiles | None:
+        """None where it was compacted meanwhile."""
+        name = generation.current(self.path)
+        try:
+            with self._explaining("opened"):
+                return open_files(self.path, name, self._config)
+        except StoreError:
+            if generation.current(self.path) == name:
+                raise
+            return None
 
     @contextmanager
     def _explaining(self, what: str) -> Iterator[None]:

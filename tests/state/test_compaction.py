@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 
@@ -15,10 +15,11 @@ from state.compaction import compact
 from state.dictionary import Dictionary
 from state.dump import dump
 from state.entry import Entry, pack
-from state.meta import put_version
+from state.meta import get_version, put_version
 from state.store import Store
 
 NUM_KILLS = 12
+NUM_GENERATIONS, DEADLINE_SECONDS = 200, 60.0
 COMPACT = """
 import sys, pathlib
 from state.compaction import compact
@@ -87,6 +88,21 @@ def test_a_reader_goes_on_and_sees_that_there_is_a_new_file(path: Path) -> None:
         assert txn.stat(reader.db("dictionary")) == dictionary
     with Store(path) as reader:
         assert not reader.is_outdated
+
+
+def test_a_reader_that_opens_the_store_while_it_is_compacted_always_finds_it(path: Path) -> None:
+    found = set[str]()
+    with subprocess.Popen([sys.executable, "-c", COMPACT, str(path)]) as compacting:
+        give_up_at = monotonic() + DEADLINE_SECONDS
+        try:
+            while len(found) < NUM_GENERATIONS:
+                assert monotonic() < give_up_at, f"{len(found)} generations opened"
+                assert compacting.poll() is None
+                with Store(path) as reader, reader.read() as txn:
+                    assert get_version(txn, reader, "fold") == 1
+                found.add(generation.current(path))
+        finally:
+            compacting.kill()
 
 
 def test_what_a_compaction_that_was_killed_left_is_cleared_by_the_next_writer(path: Path) -> None:

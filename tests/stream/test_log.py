@@ -5,12 +5,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from state import generation
 from state.store_errors import StoreFull
 from stream.log import PARTITION, EventLog, EventLogConfig, LogSource
 
+NUM_GENERATIONS, DEADLINE_SECONDS = 200, 60.0
+COMPACT = """
+import sys
+from pathlib import Path
+from stream.log import EventLog
+from stream.log_compaction import compact_log
+log = EventLog(Path(sys.argv[1]))
+while True:
+    compact_log(log)
+"""
 APPENDER = """
 import sys
 from pathlib import Path
@@ -126,3 +138,22 @@ def test_a_source_refuses_an_offset_the_log_never_reached_and_one_that_was_trimm
         source.seek("clicks-3", 0)
     source.seek(PARTITION, 0)  # a new store begins with the oldest there is
     assert [message.offset for message in source.poll(10, 0)] == [2]
+
+
+def test_a_log_that_is_opened_and_appended_to_while_it_is_compacted_is_always_found(log: EventLog) -> None:
+    log.append([b"first"], 1)
+    log.close()
+    appended, found = 1, set[str]()
+    with subprocess.Popen([sys.executable, "-c", COMPACT, str(log.path)]) as compacting:
+        give_up_at = monotonic() + DEADLINE_SECONDS
+        try:
+            while len(found) < NUM_GENERATIONS:
+                assert monotonic() < give_up_at, f"{len(found)} generations opened"
+                assert compacting.poll() is None
+                other = EventLog(log.path)
+                assert other.append([b"another"], 2) == appended
+                appended += 1
+                other.close()
+                found.add(generation.current(log.path))
+        finally:
+            compacting.kill()
