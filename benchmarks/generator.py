@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -51,9 +53,18 @@ class Generator(Generic[_Result]):
 
 def generate(run: Callable[[], DataclassInstance]) -> None:
     """The process's own side, once it has prepared."""
+    go_first()
     print("ready", flush=True)
     sys.stdin.readline()
     print(json.dumps(asdict(run())), flush=True)
+
+
+def go_first() -> None:
+    """Run this process ahead of all others on the machine where that is allowed (root): clients have cores of their
+    own. Without this a flood was stopped for up to a second after it had woken the service, and counted that as the
+    service's latency."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def _flags(options: Mapping[str, object]) -> Sequence[str]:

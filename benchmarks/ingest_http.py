@@ -26,20 +26,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from benchmarks.client import Connection, prepared
+from benchmarks.client import prepared
+from benchmarks.closed_loop import Asked, ask
 from benchmarks.empty_service import empty_service, wait_for
-from benchmarks.load import DATA, event_calls, sent_now
+from benchmarks.load import DATA, event_calls
 from benchmarks.report import Row, conditions, report
 from benchmarks.running import Running, running
 from serving.ports import free_ports
@@ -50,15 +49,6 @@ from stream.log import EventLog, LogSource
 SHAPES = ((1, 1), (1, 100), (1, 1000), (8, 1), (8, 100), (8, 1000))  # clients, events a call
 GUESS = 60_000  # events a second for which calls are prepared; of single ones fewer
 LIMIT: Row = {"1 x 100": 30_000, "8 x 1 / empty handler": 0.7, "Gorse 0.5.9, 1 x 100": 24_600, "Gorse, 1 x 1": 1_060}
-
-
-@dataclass
-class Run:
-    """What some clients had acknowledged in a while."""
-
-    seconds: float = 0.0
-    spent: list[float] = field(default_factory=list)  # seconds of each call
-    refused: list[str] = field(default_factory=list)
 
 
 class Calls:
@@ -73,39 +63,15 @@ class Calls:
         return list(event_calls(self._data, num_calls, per_call, skip, "ingest"))
 
 
-def measure(port: int, calls: Sequence[bytes], num_clients: int, seconds: float) -> Run:
+def measure(port: int, calls: Sequence[bytes], num_clients: int, seconds: float) -> Asked:
     """Post calls from so many clients until the time is over or all are posted."""
-    left, lock, run = iter(calls), threading.Lock(), Run()
-    started = time.perf_counter()
-
-    def post() -> None:
-        connection = Connection(port)
-        while (begun := time.perf_counter()) < started + seconds:
-            with lock:
-                call = next(left, None)
-            if call is None:
-                break
-            reply = connection.call(sent_now(call))
-            taken = time.perf_counter() - begun
-            with lock:
-                if reply.status == 202 and b'"status":"rejected"' not in reply.body:
-                    run.spent.append(taken)
-                else:
-                    run.refused.append(f"{reply.status} {reply.body[:100]!r}")
-        connection.close()
-
-    threads = [threading.Thread(target=post, daemon=True) for _ in range(num_clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    run.seconds = time.perf_counter() - started
-    if run.refused:
-        raise RuntimeError(f"{len(run.refused)} calls refused: {run.refused[0]}")
-    return run
+    asked = ask(port, calls, num_clients, seconds, 202, unwanted=b'"status":"rejected"')
+    if asked.shed:
+        raise RuntimeError(f"{asked.shed} calls refused as too much at once")
+    return asked
 
 
-def summary(runs: Sequence[Run], per_call: int) -> Row:
+def summary(runs: Sequence[Asked], per_call: int) -> Row:
     """Median events a second with the least and the greatest, and the times of the calls."""
     rates = [len(run.spent) * per_call / run.seconds for run in runs]
     spent = 1000 * np.concatenate([run.spent for run in runs])
@@ -124,7 +90,7 @@ def log_alone(calls: Calls, per_call: int, num_runs: int) -> Row:
         log = EventLog(Path(folder))
         for _ in range(num_runs):
             values = [call.split(b"\r\n\r\n", 1)[1] for call in calls.take(min(500, 100_000 // per_call), per_call)]
-            run, started = Run(), time.perf_counter()
+            run, started = Asked(), time.perf_counter()
             for value in values:
                 begun = time.perf_counter()
                 log.append([value], time.time_ns() // 1_000_000)

@@ -110,7 +110,7 @@ class Load:
                 break
             late = time.perf_counter() - due
             try:
-                status, body = connection.call(sent_now(numbered[1]))
+                status, body, _ = connection.call(sent_now(numbered[1]))
             except OSError:
                 status, body = 0, b""
             self._count(status, body, late, time.perf_counter() - due)

@@ -9,7 +9,6 @@ One call costs about 30 us of CPU, so that ten times what a service of the same 
 from __future__ import annotations
 
 import selectors
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
 
-from benchmarks.client import prepared
+from benchmarks.client import Line, Reply, prepared
 from benchmarks.generator import Generator, generate
 from benchmarks.load import DATA, event_calls, sent_now
 
@@ -48,20 +47,13 @@ class Flooded:
         return sum(self.answers.get(status, 0) for status in statuses)
 
 
-@dataclass
-class _Line:
-    socket: socket.socket
-    sent_at: float = 0.0
-    data: bytes = b""
-
-
 class Flood:
     """Sends prepared calls at a pace."""
 
     def __init__(self, port: int, calls: Sequence[bytes], rate: float) -> None:
         self._port, self._calls, self._rate = port, cycle(calls), rate
         self._selector = selectors.DefaultSelector()
-        self._idle: list[_Line] = []
+        self._idle: list[Line] = []
         self._num_lines = 0
         self._answers: Counter[str] = Counter()
         self._accepted: list[float] = []
@@ -78,7 +70,7 @@ class Flood:
                 due += 1 / self._rate
             wait = max(0.0, min(due - now, 0.01)) if due < started + seconds else 0.01
             for key, _ in self._selector.select(wait):
-                self._read(key.data, started)
+                self._read(cast(Line, key.fileobj), key.data, started)
             now = time.perf_counter()
         return self._finish(now - started)
 
@@ -97,57 +89,49 @@ class Flood:
             if line is None:
                 self._answers["unsent"] += 1
                 return
-            line.sent_at, line.data = now, b""
-            self._selector.register(line.socket, selectors.EVENT_READ, line)
-            line.socket.sendall(sent_now(next(self._calls)))
+            self._selector.register(line, selectors.EVENT_READ, now)
+            line.send(sent_now(next(self._calls)))
         except OSError:
             self._answers["broken"] += 1
             if line is not None:
                 self._close(line)
 
-    def _open(self) -> _Line | None:
+    def _open(self) -> Line | None:
         if self._num_lines >= MAX_CONNECTIONS:
             return None
-        connection = socket.create_connection(("127.0.0.1", self._port), 10)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = Line(self._port, 10.0)
         self._num_lines += 1
-        return _Line(connection)
+        return line
 
-    def _read(self, line: _Line, started: float) -> None:
+    def _read(self, line: Line, sent_at: float, started: float) -> None:
         try:
-            data = line.socket.recv(1 << 16)
+            reply = line.receive()
         except OSError:
-            data = b""
-        line.data += data
-        head, end, body = line.data.partition(b"\r\n\r\n")
-        if not data:
             self._answers["broken"] += 1
-            self._close(line)
-            return
-        lower = head.lower()
-        if not end or len(body) < int(lower.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]):
+            return self._close(line)
+        if reply is None:
             return
         now = time.perf_counter()
-        self._note(int(head[9:12]), lower, now - line.sent_at, now - started)
-        if b"connection: close" in lower:
+        self._note(reply, now - sent_at, now - started)
+        if reply.is_last:
             self._close(line)
         else:
-            self._selector.unregister(line.socket)
+            self._selector.unregister(line)
             self._idle.append(line)
 
-    def _note(self, status: int, head: bytes, taken: float, at: float) -> None:
-        self._answers[str(status)] += 1
-        if status < 300:
+    def _note(self, reply: Reply, taken: float, at: float) -> None:
+        self._answers[str(reply.status)] += 1
+        if reply.status < 300:
             self._accepted.append(taken)
         else:
             self._refused.append(taken)
-            self._result.bare += b"retry-after:" not in head
+            self._result.bare += b"retry-after:" not in reply.head
             self._result.last_refusal = at
 
-    def _close(self, line: _Line) -> None:
-        if line.socket in self._selector.get_map():
-            self._selector.unregister(line.socket)
-        line.socket.close()
+    def _close(self, line: Line) -> None:
+        if line in self._selector.get_map():
+            self._selector.unregister(line)
+        line.close()
         self._num_lines -= 1
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -48,16 +48,28 @@ def report(
     json_file: Path | None,
 ) -> None:
     """Print `results` (row name → figures) as a table, and write the contract's JSON when a file is given."""
-    columns = list(dict.fromkeys(name for row in results.values() for name in row))
-    table = Table("", *columns, title=benchmark, caption=", ".join(f"{k} {v}" for k, v in conditions.items()))
-    for name, row in results.items():
-        table.add_row(name, *(_shown(row.get(column)) for column in columns))
     console = Console()
-    console.print(table)
+    for title, columns, names in _tables(benchmark, results):
+        table = Table("", *columns, title=title)
+        for name in names:
+            table.add_row(name, *(_shown(results[name].get(column)) for column in columns))
+        console.print(table)
+    console.print(", ".join(f"{name} {_shown(value)}" for name, value in conditions.items()))
     console.print("limit: " + ", ".join(f"{name} {_shown(value)}" for name, value in limit.items()))
     if json_file is not None:
         document = {"benchmark": benchmark, "conditions": conditions, "results": results, "limit": limit}
         json_file.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _tables(benchmark: str, results: Mapping[str, Row]) -> Iterator[tuple[str | None, tuple[str, ...], list[str]]]:
+    """Title, columns and rows: a table for all rows of the same figures, in the order of their first row."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, row in results.items():
+        groups.setdefault(tuple(row), []).append(name)
+    title: str | None = benchmark
+    for columns, names in groups.items():
+        yield title, columns, names
+        title = None
 
 
 def _shown(figure: Figure) -> str:

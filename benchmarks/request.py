@@ -5,9 +5,10 @@ of 20 with the full blend over 1, 8 and 32 keep-alive connections, idle and whil
     python -m benchmarks.request --items 20000 --items 100000 --json request.json
 
 Beside them, in the same run, stands a FastAPI handler that does nothing, in the same mode. `in process`
-(benchmarks/request_steps.py) calls the service without HTTP and tells the mean time of each step. Clients run in this
-process and share the machine's cores with the service; each asks again as soon as it has its answer, so that with C
-clients p50 is about C times the time of one. Milliseconds but for req/s.
+(benchmarks/request_steps.py) calls the service without HTTP and tells the mean time of each step. Clients share the
+machine's cores with the service; each asks again as soon as it has its answer, so that with C clients p50 is about C
+times the time of one. With 32, as many as a replica takes in, one that connects anew may be refused. Milliseconds but
+for req/s.
 
 Learned while optimising: nothing may cost a pass over the catalogue but the dot products (0.1 ms for 20,000 x 64, 0.6
 for 100,000); the greatest k come from maxima of blocks, the encoder runs once a query, a slate's likenesses are one
@@ -24,15 +25,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from benchmarks.client import Connection, Reply, prepared
+from benchmarks.client import prepared
+from benchmarks.closed_loop import Asked, ask
 from benchmarks.empty_service import empty_service
 from benchmarks.load import Load
 from benchmarks.made_home import Clicks, make_home
@@ -42,7 +45,6 @@ from benchmarks.running import running
 N = 20  # places of a list
 CLIENTS = (1, 8, 32)
 EVENTS_PER_SECOND, PER_CALL = 1000, 10
-TOO_MANY = 429  # 32 clients are as many as a replica takes in; one that connects anew may be one more
 LIMIT: dict[str, Figure] = {
     "20k p50 ms": 4.0,
     "20k p99 ms": 15.0,
@@ -125,45 +127,15 @@ def over_http(port: int, clicks: Clicks, seconds: float, rounds: int) -> Iterato
             yield f"learning x {count}", summary([measure(port, wanted, count, seconds) for _ in range(rounds)])
 
 
-def measure(port: int, requests: Sequence[bytes], num_clients: int, seconds: float, status: int = 200) -> list[float]:
-    """Seconds of each request, asked by so many clients each as soon as it has its answer. What was refused as too
-    much at once is not counted; raises on any other status."""
-    spent: list[list[float]] = [[] for _ in range(num_clients)]
-    failed: list[BaseException] = []
-    deadline = time.perf_counter() + seconds
-
-    def ask(client: int) -> None:
-        connection, number = Connection(port), client
-        try:
-            while (started := time.perf_counter()) < deadline:
-                reply = _answer(connection, requests[number % len(requests)])
-                if reply.status == status:
-                    spent[client].append(time.perf_counter() - started)
-                elif reply.status != TOO_MANY:
-                    raise RuntimeError(f"{reply.status} {reply.body[:200]!r}")
-                number += num_clients
-        except (OSError, RuntimeError) as error:
-            failed.append(error)
-        finally:
-            connection.close()
-
-    _in_threads([lambda client=client: ask(client) for client in range(num_clients)])  # type: ignore[misc]
-    if failed:
-        raise failed[0]
-    return [each for one in spent for each in one] + [seconds]
+def measure(port: int, requests: Sequence[bytes], num_clients: int, seconds: float, status: int = 200) -> Asked:
+    """Requests again and again from so many clients; what is refused as too much at once is not counted."""
+    return ask(port, cycle(requests), num_clients, seconds, status)
 
 
-def _answer(connection: Connection, request: bytes) -> Reply:
-    try:
-        return connection.call(request)
-    except ConnectionError:  # HAProxy replaces itself soon after a start, and its old self hangs up
-        return connection.call(request)
-
-
-def summary(rounds: Sequence[list[float]]) -> Row:
+def summary(rounds: Sequence[Asked]) -> Row:
     """Medians over rounds, and the least and greatest of p50 and requests a second."""
-    p50, p99 = ([_ms(np.percentile(found[:-1], q)) for found in rounds] for q in (50, 99))
-    rates = [(len(found) - 1) / found[-1] for found in rounds]
+    p50, p99 = ([_ms(np.percentile(found.spent, q)) for found in rounds] for q in (50, 99))
+    rates = [len(found.spent) / found.seconds for found in rounds]
     return {
         "p50": float(np.median(p50)),
         "p50 spread": f"{min(p50):.2f}..{max(p50):.2f}",
@@ -187,14 +159,6 @@ def posting(port: int, clicks: Clicks, seconds: float) -> Iterator[None]:
         yield
     finally:
         load.stop()
-        thread.join()
-
-
-def _in_threads(works: Sequence[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=work, daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
         thread.join()
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -34,8 +34,6 @@ class Running:
 
     def model(self) -> ModelReply:
         """What /v1/model tells. For one thread."""
-        with suppress(OSError):  # a proxy that replaced itself hangs up: ask once more
-            return msgspec.json.decode(self._connection.call(_MODEL).body, type=ModelReply)
         return msgspec.json.decode(self._connection.call(_MODEL).body, type=ModelReply)
 
     def learned(self) -> tuple[int, int]:

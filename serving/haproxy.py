@@ -57,6 +57,7 @@ def _rules(overloaded: Path, limits: Mapping[str, int]) -> str:
     return "".join(
         f"    {line}\n"
         for line in (
+            "http-request set-log-level silent",  # nobody reads it, and paths name users
             *(f"http-request del-header {header}" for header in _RAY_HEADERS),
             # calls in flight by kind: a table of three rows, which counts a call until its answer has gone out
             "stick-table type string len 16 size 8 store conn_cur,gpc0",  # gpc0: those that were refused
