@@ -6,17 +6,19 @@ what the intake itself costs beside an empty handler. An acknowledged event is s
     python -m benchmarks.ingest_http --json ingest.json
 
 Beside it in the same run: the same bytes to an empty POST handler behind the same Ray Serve, HAProxy and FastAPI, and
-the same events in synced groups of as many to the embedded log without HTTP. Clients are threads of this process and
+the same events in synced groups of as many to the embedded log without HTTP. Clients
 share the machine's cores with the service. Between two measurements the stages catch up.
 
 Learned on the way: at 100 a call an event costs the replica 5 to 7 us, half of it the look-up whether the record holds
-it already. At one a call HTTP is most of it. In CPU of the replica's loop, without HAProxy and uvicorn: the empty
-handler 38 us; ours was 165 us, and is 50 to 65 since calls gather into groups on the loop's side (30 us less, and 45
-in all: a hand-over to the sink's thread and a wake-up of the loop each serve a group) and go past FastAPI's routing
-(35 us less). Behind uvicorn and Ray the loop takes 230 us a call beside 180 for the empty handler, and a quarter of
-the two cores is idle: eight clients in a closed loop wait for each other's group. Shorter turns of the interpreter's
-lock (0.1, 0.03 ms) changed nothing. To ask for the fold's offset and the log's end in every call cost 15 us, so it is
-done seldom.
+it already. At one a call HTTP is most of it, and behind Ray and uvicorn the loop takes 270 us for an empty call, 360 to
+430 for ours. What helped: calls go past FastAPI's routing (35 us less), the fold's offset and the log's end are looked
+up seldom (15 us), and a process of its own writes the log (a third more events). As a thread beside the loop it had to
+wait for the interpreter's lock at each of LMDB's short calls: of a cycle of 3.1 ms for four calls, 1.1 were the way to
+that thread and 1.1 an append that takes 0.3 alone; shorter turns of the lock (0.1, 0.03 ms) changed nothing, nor did
+gathering calls before they went to the thread, nor the thread handing its groups to a process. Clients in a process
+that goes first changed neither row: the service is what they wait for. With the loop on one core and all else on the
+other it is steadily three quarters of the empty handler's rate; left to the scheduler, half of the runs are there, and
+the others stand a third of the time idle while loop and writer take turns on one core.
 """
 
 from __future__ import annotations

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from serving.gathering import Gathering
 from serving.metrics import ServingMetrics
 from serving.problems import Problem, overloaded, unavailable
 from serving.schemas import EventResult, decode_body
 from serving.split import cut_array
-from state.lock import StoreError
 from stream.event import Event, EventDecoder, ItemDelete, ItemUpsert, SignalEvent, UserDelete
-from stream.sink import EventSink, SinkClosed, SinkFull
+from stream.sink import EventSink, SinkError, SinkFull
 
 _CHUNK_BYTES = 48_000  # an array of events up to 64 KiB is decoded in one go, and makes one value of the log
 
@@ -50,7 +48,6 @@ class Intake:
         self, decoder: EventDecoder, sink: EventSink, metrics: ServingMetrics, config: IntakeConfig | None = None
     ) -> None:
         self._decoder, self._sink, self._metrics = decoder, sink, metrics
-        self._gathering = Gathering(sink)
         self._config = config or IntakeConfig()
         self._raws = msgspec.json.Decoder(list[Raw])
         self._named = msgspec.json.Decoder(_Named)
@@ -103,10 +100,10 @@ class Intake:
         Raises Problem 503 where the log cannot take them.
         """
         try:
-            return await self._gathering.append(values) if values else 0
+            return await self._sink.append(*values) + len(values) if values else 0
         except SinkFull as error:
             raise unavailable(f"the event log is behind: {error}") from error
-        except (SinkClosed, OSError, StoreError) as error:
+        except SinkError as error:
             raise unavailable(f"the event log takes no events: {error}") from error
 
     def split(self, body: bytes) -> list[bytes]:

@@ -106,7 +106,7 @@ class Service:
         if not self.versions.is_alive:
             raise RuntimeError("the thread that follows new versions has ended; the log tells why")
         if not self._sink.is_alive:
-            raise RuntimeError("the thread that writes events has ended; the log tells why")
+            raise RuntimeError("the process that writes events has ended; the log tells why")
 
     def readiness(self) -> Readiness:
         """What of this home runs, once a version can answer. Raises Problem 503 where this replica cannot serve."""

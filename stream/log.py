@@ -68,7 +68,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path, config: EventLogConfig | None = None) -> None:
-        self.path, self._config = path, config or EventLogConfig()
+        self.path, self.config = path, config or EventLogConfig()
         self._mutex = threading.Lock()
         self._files: LogFiles | None = None
         self.files()
@@ -89,7 +89,7 @@ class EventLog:
         name = generation.current(self.path)
         try:
             with self._explaining("opened"):
-                return open_files(self.path, name, self._config)
+                return open_files(self.path, name, self.config)
         except StoreError:
             if generation.current(self.path) == name:
                 raise

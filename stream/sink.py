@@ -1,22 +1,31 @@
 # Where events are written to: what a sink has acknowledged is durable.
 from __future__ import annotations
 
+import asyncio
+import socket
+import subprocess
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from state.lock import StoreError
+import msgspec
+
 from stream.log import EventLog
+from stream.log_writer import Frames, Piece, WriterSettings, Written, framed, start_writer
+
+_CHUNK_BYTES = 1 << 16
+_CLOSE_SECONDS = 30.0
 
 
 class EventSink(Protocol):
     """What takes event values (one event or a JSON array of events) and says when they are durable."""
 
-    def append(self, *values: bytes) -> Future[int]:
-        """The offset of the first of the values, which follow each other, once all are durable; or the error that kept
-        them from being so."""
+    async def append(self, *values: bytes) -> int:
+        """The offset of the first of the values, which follow each other, once all are durable. Raises SinkError, or
+        ValueError for a value that is too large."""
         ...
 
     def append_unsynced(self, value: bytes) -> bool:
@@ -49,6 +58,10 @@ class SinkClosed(SinkError):  # noqa: N818
     """The sink takes no more values."""
 
 
+class NotWritten(SinkError):  # noqa: N818
+    """The log could not take the group: nothing of it was written."""
+
+
 @dataclass(frozen=True)
 class LogSinkConfig:
     """Bounds of the group commit."""
@@ -59,52 +72,59 @@ class LogSinkConfig:
     unsynced_seconds: float = 0.05  # unsynced values wait so long for an acknowledged one to travel with
 
 
-class _Piece(NamedTuple):
-    """Values that stay together, and who waits for them."""
+class _Awaited(NamedTuple):
+    """A piece that somebody waits for."""
 
-    values: tuple[bytes, ...]
     num_bytes: int
-    future: Future[int] | None
+    future: asyncio.Future[int]
 
 
 class LogSink:
-    """Group commit into the embedded log: one thread writes all that waits in one synced transaction.
+    """Group commit into the embedded log, by a process of its own (`stream.log_writer`).
 
     While one group is synced the next one gathers, so the log takes thousands of values for each sync of the disk. A
-    group that cannot be written fails every future of it with the log's error; later groups are tried again. `clock`
-    gives the milliseconds that a group is stamped with.
+    group that cannot be written fails every call of it with the log's error; later groups are tried again. `clock`
+    gives the milliseconds that a value is stamped with. `append` is for one event loop at a time, the rest for any
+    thread.
     """
 
     def __init__(self, log: EventLog, clock: Callable[[], int], config: LogSinkConfig | None = None) -> None:
         self._log, self._clock, self._config = log, clock, config or LogSinkConfig()
-        self._pending: list[_Piece] = []
-        self._pending_bytes = 0
-        self._awaited = 0  # pending pieces that somebody waits for
+        self._mutex = threading.Lock()  # of what waits to be sent
+        self._outgoing = bytearray()
+        self._awaited: deque[_Awaited] = deque()  # in the order in which they are answered
+        self._awaited_bytes = 0
+        self._frames, self._decoder = Frames(), msgspec.msgpack.Decoder(Written)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_sending = False  # a turn of the loop that sends is to come
         self._closed = False
-        self._changed = threading.Condition()
         self.dropped_total = 0  # unsynced values that found the sink full, or whose group failed
-        self._thread = threading.Thread(target=self._run, name="log-sink", daemon=True)
-        self._thread.start()
+        settings = WriterSettings(log.config, self._config.max_group_bytes, self._config.unsynced_seconds)
+        self._process, self._socket = start_writer(log.path, settings)
+        self._socket.setblocking(False)
 
-    def append(self, *values: bytes) -> Future[int]:
+    async def append(self, *values: bytes) -> int:
         """The offset of the first of the values, which follow each other in the log, once all are on disk: all of them
-        or none. Raises SinkFull, SinkClosed, or ValueError for a value over `max_value_bytes`."""
-        future: Future[int] = Future()
-        with self._changed:
-            self._add(values, future)
-            self._awaited += 1
-            self._changed.notify()
-        return future
+        or none. Raises SinkFull, SinkClosed, NotWritten, or ValueError for a value over `max_value_bytes`."""
+        num_bytes = self._add(Piece(True, self._clock(), list(values)))
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._attach(loop)
+        future: asyncio.Future[int] = loop.create_future()
+        self._awaited.append(_Awaited(num_bytes, future))
+        self._awaited_bytes += num_bytes
+        if not self._is_sending:
+            self._is_sending = True
+            loop.call_soon(self._send)  # with what else comes in this turn of the loop
+        return await future
 
     def append_unsynced(self, value: bytes) -> bool:
         """Write with the next group; False where the sink is full. Raises as `append` does otherwise."""
-        with self._changed:
-            try:
-                self._add((value,), None)
-            except SinkFull:
-                self.dropped_total += 1
-                return False
-            self._changed.notify()
+        try:
+            self._add(Piece(False, self._clock(), [value]))
+        except SinkFull:
+            self.dropped_total += 1
+            return False
+        self._send()
         return True
 
     def end_offset(self) -> int:
@@ -112,75 +132,114 @@ class LogSink:
         return self._log.end_offset()
 
     @property
+    def writer_pid(self) -> int:
+        """Of the process that writes."""
+        return self._process.pid
+
+    @property
     def is_alive(self) -> bool:
-        """Whether the thread that writes is there."""
-        return self._thread.is_alive()
+        """Whether the process that writes is there."""
+        return not self._closed and self._process.poll() is None
 
     def close(self) -> None:
-        """Write all that waits, then stop the thread. Further appends raise SinkClosed."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        """Write all that waits, then end the process. Further appends raise SinkClosed."""
+        if self._closed:
+            return
+        self._detach()
+        self._socket.settimeout(_CLOSE_SECONDS)
+        with suppress(OSError):  # it is dead, or the disk does not move
+            with self._mutex:
+                self._socket.sendall(self._outgoing)
+            self._socket.shutdown(socket.SHUT_WR)
+            while data := self._socket.recv(_CHUNK_BYTES):
+                self._take(data)
+        self._end()
 
-    def _add(self, values: tuple[bytes, ...], future: Future[int] | None) -> None:
+    def _add(self, piece: Piece) -> int:
         if self._closed:
             raise SinkClosed("the event sink is closed")
-        sizes = [len(value) for value in values]
-        if (largest := max(sizes)) > self._config.max_value_bytes:
+        largest, num_bytes = max(map(len, piece.values)), piece.num_bytes
+        if largest > self._config.max_value_bytes:
             raise ValueError(f"a value of {largest} bytes; at most {self._config.max_value_bytes} are allowed")
-        size = sum(sizes)
-        if self._pending_bytes + size > self._config.max_pending_bytes:
-            raise SinkFull(f"{self._pending_bytes} bytes of events wait to be written")
-        self._pending.append(_Piece(values, size, future))
-        self._pending_bytes += size
+        frame = framed(piece)
+        with self._mutex:
+            waiting = self._awaited_bytes + len(self._outgoing)
+            if waiting + num_bytes > self._config.max_pending_bytes:
+                raise SinkFull(f"{waiting} bytes of events wait to be written")
+            self._outgoing += frame
+        return num_bytes
 
-    def _run(self) -> None:
-        group: list[_Piece] = []
-        try:
-            while group := self._next_group():
-                self._write(group)
-        finally:  # whatever stopped the thread, nobody waits for ever
-            with self._changed:
-                self._closed = True
-                left, self._pending = group + self._pending, []
-            for piece in left:
-                future = piece.future
-                if future and not future.done() and (future.running() or future.set_running_or_notify_cancel()):
-                    future.set_exception(SinkClosed("the event sink stopped before the value was written"))
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._detach()
+        self._loop = loop
+        loop.add_reader(self._socket, self._receive)
 
-    def _next_group(self) -> list[_Piece]:
-        """Wait for pieces; those of one transaction. Empty when the sink is closed and all is written."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._closed)
-            # Nobody waits for unsynced values, so they may wait for company.
-            self._changed.wait_for(lambda: self._awaited or self._closed, self._config.unsynced_seconds)
-            size = count = 0
-            while count < len(self._pending) and size < self._config.max_group_bytes:
-                size += self._pending[count].num_bytes
-                count += 1
-            group, self._pending = self._pending[:count], self._pending[count:]
-            self._pending_bytes -= size
-            self._awaited -= sum(piece.future is not None for piece in group)
-        return group
+    def _detach(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._loop, self._is_sending = None, False
 
-    def _write(self, group: list[_Piece]) -> None:
-        # A future cancelled from here on would refuse its result; one cancelled before is written all the same.
-        waiting = [piece.future is not None and piece.future.set_running_or_notify_cancel() for piece in group]
-        error: Exception | None = None
-        offset = 0
-        try:
-            offset = self._log.append([value for piece in group for value in piece.values], self._clock())
-        except (StoreError, OSError) as failure:
-            error = failure
-            self.dropped_total += sum(piece.future is None for piece in group)
-        for piece, is_waiting in zip(group, waiting, strict=True):
-            if piece.future is not None and is_waiting:
-                if error is None:
-                    piece.future.set_result(offset)
+    def _send(self) -> None:
+        self._is_sending = False
+        if self._closed:
+            return
+        with self._mutex:
+            try:
+                del self._outgoing[: self._socket.send(self._outgoing)]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # the writer has ended: `_receive` finds out
+            if self._loop is not None:
+                if self._outgoing:
+                    self._loop.add_writer(self._socket, self._send)
                 else:
-                    piece.future.set_exception(error)
-            offset += len(piece.values)
+                    self._loop.remove_writer(self._socket)
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        else:
+            self._end()
+
+    def _take(self, data: bytes) -> None:
+        for written in map(self._decoder.decode, self._frames.take(data)):
+            self.dropped_total += written.num_lost
+            for place in range(written.num_awaited):
+                num_bytes, future = self._awaited.popleft()
+                self._awaited_bytes -= num_bytes
+                if written.error:
+                    _tell(future, NotWritten(written.error))
+                else:
+                    _tell(future, written.offsets[place])
+
+    def _end(self) -> None:
+        """Whatever ended the process, nobody waits for ever."""
+        self._closed = True
+        self._detach()
+        self._socket.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSE_SECONDS)
+        self._process.kill()
+        self._process.wait()
+        while self._awaited:
+            _tell(self._awaited.popleft().future, SinkClosed("the event sink stopped before the value was written"))
+
+
+def _tell(future: asyncio.Future[int], result: int | SinkError) -> None:
+    if future.done() or future.get_loop().is_closed():
+        return  # the client may have gone
+    if isinstance(result, SinkError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def pack_values(events: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:

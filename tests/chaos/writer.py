@@ -5,11 +5,10 @@ has acknowledged, until SIGTERM. A line is there once `write` has returned, what
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -37,23 +36,29 @@ def marked_values(name: str) -> Iterator[tuple[str, bytes]]:
             place += size
 
 
-def main(home: Path, name: str, acknowledged: Path) -> None:
-    """Write until told to stop."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    log = EventLog(home / "log")
+async def write(log: EventLog, name: str, acknowledged: Path, stop: asyncio.Event) -> None:
+    """Append groups of values, and note each value's offset once it is acknowledged."""
     sink, values = LogSink(log, now_ms), marked_values(name)
     with acknowledged.open("a") as lines:
         while not stop.is_set():
-            group = [(mark, sink.append(value)) for mark, value in (next(values) for _ in range(GROUP))]
-            for mark, future in group:
-                lines.write(f"{mark} {future.result(60)}\n")
+            group = [next(values) for _ in range(GROUP)]
+            calls = [asyncio.create_task(sink.append(value)) for _, value in group]
+            for (mark, _), call in zip(group, calls, strict=True):
+                lines.write(f"{mark} {await call}\n")
                 lines.flush()
-            time.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
     sink.close()
+
+
+async def main(home: Path, name: str, acknowledged: Path) -> None:
+    """Write until told to stop."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    log = EventLog(home / "log")
+    await write(log, name, acknowledged, stop)
     log.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))

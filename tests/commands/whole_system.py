@@ -8,7 +8,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -118,7 +117,7 @@ class HttpLoad:
 class NoSink:
     """Stands in for the log where an answer must leave no trace; not a mock of anything under test."""
 
-    def append(self, *values: bytes) -> Future[int]:
+    async def append(self, *values: bytes) -> int:
         raise AssertionError(f"nothing is to be appended: {values!r}")
 
     def append_unsynced(self, value: bytes) -> bool:

@@ -1,6 +1,7 @@
 # A clock that jumps: stamps of the log never go back, events are judged by them, and nothing is trimmed too early.
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def send(log: EventLog, now: int, *events: bytes) -> None:
     """Append through a sink whose clock says `now`."""
     sink = LogSink(log, lambda: now)
     for event in events:
-        sink.append(event).result(10)
+        asyncio.run(sink.append(event))
     sink.close()
 
 

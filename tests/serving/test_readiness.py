@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,21 +56,18 @@ def test_a_killed_stage_is_told_by_readiness_metrics_and_log_and_so_is_its_retur
         service.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_replica_whose_writing_thread_has_ended_is_neither_alive_nor_ready(tmp_path: Path) -> None:
+def test_a_replica_whose_writing_process_has_ended_is_neither_alive_nor_ready(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log")
-
-    def broken_clock() -> int:
-        raise ZeroDivisionError("no time")
-
     nothing: View[Model] = View(tmp_path / "fold", tmp_path / "learn", lambda _: {})
-    service = Service(ServiceConfig(tmp_path), nothing, LogSink(log, broken_clock), lambda: NOW, SignalTable())
+    sink = LogSink(log, lambda: NOW)
+    service = Service(ServiceConfig(tmp_path), nothing, sink, lambda: NOW, SignalTable())
     client = Client(service)
     try:
         assert client.get("/healthz").status_code == 200
+        os.kill(sink.writer_pid, signal.SIGKILL)
+        wait_until(lambda: client.get("/healthz").status_code == 503, "the end of the process shows")
         response = client.post("/v1/events", view("u", "a"))
         assert response.status_code == 503  # what was not written is not acknowledged
-        wait_until(lambda: client.get("/healthz").status_code == 503, "the end of the thread shows")
         assert "writes events" in str(problem(client.get("/readyz"))["detail"])
         with pytest.raises(RuntimeError, match="writes events"):
             service.check()

@@ -1,32 +1,36 @@
 # The group commit: an acknowledged value is in the log, an error reaches who waits, and closing loses nothing.
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state.store_errors import StoreFull
 from stream.log import EventLog, EventLogConfig
-from stream.sink import LogSink, LogSinkConfig, SinkClosed, SinkFull, pack_values
+from stream.sink import LogSink, LogSinkConfig, NotWritten, SinkClosed, SinkFull, pack_values
+from tests.stream.waiting import wait_until
 
+KILLED_SINK = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from stream.log import EventLog
+from stream.sink import LogSink
 
-class HeldLog(EventLog):
-    """A log whose appends wait until the test lets them go."""
+async def main():
+    sink = LogSink(EventLog(Path(sys.argv[1])), lambda: 1)
+    print(sink.writer_pid, await sink.append(b"acknowledged"), flush=True)
+    sink.append_unsynced(b"sent")
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.entered, self.go = threading.Event(), threading.Event()
-        self.groups: list[int] = []
-
-    def append(self, values: Sequence[bytes], received_at: int) -> int:
-        self.groups.append(len(values))
-        self.entered.set()
-        assert self.go.wait(30)
-        return super().append(values, received_at)
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -36,126 +40,197 @@ def log(tmp_path: Path) -> Iterator[EventLog]:
     log.close()
 
 
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[HeldLog]:
-    log = HeldLog(tmp_path / "held")
-    yield log
-    log.close()
-
-
 def values_of(log: EventLog) -> list[bytes]:
     return [message.value for message in log.read(0, 100_000)]
 
 
+def with_sink(
+    log: EventLog,
+    use: Callable[[LogSink], Awaitable[None]],
+    config: LogSinkConfig | None = None,
+    clock: Callable[[], int] = lambda: 1,
+) -> None:
+    """Use a sink in an event loop, then close it."""
+
+    async def run() -> None:
+        sink = LogSink(log, clock, config)
+        try:
+            await use(sink)
+        finally:
+            sink.close()
+
+    asyncio.run(run())
+
+
+async def sent(calls: list[asyncio.Task[int]]) -> None:
+    """Let tasks run until each waits and what they brought is on its way."""
+    for _ in range(3 * len(calls)):
+        await asyncio.sleep(0)
+
+
 def test_a_value_is_in_the_log_at_its_offset_once_acknowledged(log: EventLog) -> None:
-    sink = LogSink(log, lambda: 77)
-    assert sink.append(b"a").result(30) == 0
-    assert values_of(log) == [b"a"]
-    assert sink.append(b"b").result(30) == 1
-    assert log.read(0, 9)[1].received_at == 77
-    sink.close()
+    async def use(sink: LogSink) -> None:
+        assert await sink.append(b"a") == 0
+        assert values_of(log) == [b"a"]
+        assert await sink.append(b"b", b"c") == 1
+        assert await sink.append(b"d") == sink.end_offset() - 1 == 3
+
+    with_sink(log, use, clock=lambda: 77)
+    assert [message.received_at for message in log.read(0, 9)] == [77] * 4
 
 
-def test_values_of_many_threads_all_get_their_own_offset(log: EventLog) -> None:
-    sink = LogSink(log, lambda: 1)
+def test_every_one_of_many_concurrent_calls_gets_its_own_offset(log: EventLog) -> None:
     offsets: dict[bytes, int] = {}
 
-    def write(name: int) -> None:
-        futures = {value: sink.append(value) for value in (f"{name}-{n}".encode() for n in range(200))}
-        offsets.update({value: future.result(30) for value, future in futures.items()})
+    async def use(sink: LogSink) -> None:
+        async def write(name: int) -> None:
+            for number in range(50):
+                values = [f"{name}-{number}-{part}".encode() for part in range(1 + number % 3)]
+                first = await sink.append(*values)
+                offsets.update({value: first + place for place, value in enumerate(values)})
+                assert sink.append_unsynced(b"slate")
 
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    sink.close()
-    assert {message.value: message.offset for message in log.read(0, 100_000)} == offsets
-    assert len(offsets) == 1600
+        await asyncio.gather(*(write(name) for name in range(20)))
 
-
-def test_what_comes_while_a_group_is_synced_goes_together_into_the_next(held: HeldLog) -> None:
-    sink = LogSink(held, lambda: 1)
-    futures = [sink.append(b"0")]
-    assert held.entered.wait(30)
-    futures += [sink.append(b"%d" % number) for number in range(1, 50)]
-    held.go.set()
-    assert [future.result(30) for future in futures] == list(range(50))
-    assert held.groups == [1, 49]
-    sink.close()
+    with_sink(log, use)
+    written = {message.value: message.offset for message in log.read(0, 100_000)}
+    assert offsets == {value: offset for value, offset in written.items() if value != b"slate"}
+    assert values_of(log).count(b"slate") == 1000
 
 
-def test_closing_writes_all_that_waits_and_then_refuses(held: HeldLog) -> None:
-    sink = LogSink(held, lambda: 1)
-    futures = [sink.append(b"%d" % number) for number in range(10)]
-    assert sink.append_unsynced(b"slate")
-    held.go.set()
-    sink.close()
-    assert [future.result(0) for future in futures] == list(range(10))
-    assert values_of(held)[10] == b"slate"
-    with pytest.raises(SinkClosed):
-        sink.append(b"late")
+def test_what_comes_while_a_group_is_synced_goes_together_into_the_next(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        before = await sink.append(b"first"), log.last_commit()
+        writer = psutil.Process(sink.writer_pid)
+        writer.suspend()
+        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(50)]
+        await sent(calls)
+        writer.resume()
+        assert await asyncio.gather(*calls) == list(range(1, 51))
+        assert log.last_commit() - before[1] <= 2
+
+    with_sink(log, use)
+
+
+def test_closing_writes_all_that_waits_and_then_refuses(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(10)]
+        await asyncio.sleep(0)
+        assert sink.append_unsynced(b"slate")
+        sink.close()
+        assert await asyncio.gather(*calls) == list(range(10))
+        assert values_of(log)[10] == b"slate"
+        assert not sink.is_alive
+        with pytest.raises(SinkClosed):
+            await sink.append(b"late")
+        with pytest.raises(SinkClosed):
+            sink.append_unsynced(b"late")
+
+    with_sink(log, use)
 
 
 def test_an_unsynced_value_is_written_without_anyone_waiting_for_it(log: EventLog) -> None:
     sink = LogSink(log, lambda: 1, LogSinkConfig(unsynced_seconds=0.001))
-    assert sink.append_unsynced(b"slate")
+    assert sink.append_unsynced(b"slate")  # in no event loop
+    wait_until(lambda: values_of(log) == [b"slate"], 30)
     sink.close()
-    assert values_of(log) == [b"slate"]
+
+
+def test_a_sink_serves_one_event_loop_after_another(log: EventLog) -> None:
+    sink = LogSink(log, lambda: 1)
+    assert [asyncio.run(sink.append(b"%d" % number)) for number in range(3)] == [0, 1, 2]
+    sink.close()
 
 
 def test_a_log_that_cannot_write_fails_who_waits_and_is_tried_again(tmp_path: Path) -> None:
     log = EventLog(tmp_path, EventLogConfig(map_bytes=1 << 20))
-    sink = LogSink(log, lambda: 1, LogSinkConfig(max_value_bytes=4 << 20))
-    with pytest.raises(StoreFull):
-        sink.append(bytes(2 << 20)).result(30)
-    assert sink.append(b"small").result(30) == 0
-    sink.close()
+
+    async def use(sink: LogSink) -> None:
+        assert sink.append_unsynced(bytes(100))
+        with pytest.raises(NotWritten, match=str(tmp_path)):
+            await sink.append(bytes(2 << 20))
+        assert await sink.append(b"small") == log.end_offset() - 1
+
+    with_sink(log, use, LogSinkConfig(max_value_bytes=4 << 20))
+    assert values_of(log)[-1] == b"small"
     log.close()
 
 
-def test_a_cancelled_future_harms_no_other(held: HeldLog) -> None:
-    sink = LogSink(held, lambda: 1)
-    first = sink.append(b"a")
-    assert held.entered.wait(30)
-    gone, last = sink.append(b"b"), sink.append(b"c")
-    assert gone.cancel()
-    held.go.set()
-    assert (first.result(30), last.result(30)) == (0, 2)
-    sink.close()
+def test_a_cancelled_call_harms_no_other(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        psutil.Process(sink.writer_pid).suspend()
+        calls = [asyncio.create_task(sink.append(value)) for value in (b"a", b"b", b"c")]
+        await sent(calls)
+        calls[1].cancel()
+        psutil.Process(sink.writer_pid).resume()
+        assert [await calls[0], await calls[2]] == [0, 2]
+
+    with_sink(log, use)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_bug_that_ends_the_thread_leaves_nobody_waiting(log: EventLog) -> None:
-    def broken_clock() -> int:
-        raise ZeroDivisionError
+def test_a_writer_that_is_killed_leaves_nobody_waiting(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        writer = psutil.Process(sink.writer_pid)
+        writer.suspend()
+        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(3)]
+        await sent(calls)
+        writer.send_signal(signal.SIGKILL)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in found] == [SinkClosed] * 3
+        assert not sink.is_alive
+        with pytest.raises(SinkClosed):
+            await sink.append(b"more")
 
-    sink = LogSink(log, broken_clock)
-    with pytest.raises(SinkClosed):
-        sink.append(b"a").result(30)
-    sink.close()
+    with_sink(log, use)
 
 
-def test_a_sink_that_holds_too_much_refuses_and_drops_only_what_is_unsynced(held: HeldLog) -> None:
-    sink = LogSink(held, lambda: 1, LogSinkConfig(max_pending_bytes=10))
-    first = sink.append(b"0")
-    assert held.entered.wait(30)
-    second = sink.append(bytes(10))
-    with pytest.raises(SinkFull):
-        sink.append(b"1")
-    assert not sink.append_unsynced(b"2")
-    assert sink.dropped_total == 1
-    held.go.set()
-    assert (first.result(30), second.result(30)) == (0, 1)
-    assert sink.append(b"3").result(30) == 2
-    sink.close()
+def test_a_sink_that_is_killed_leaves_no_process_and_what_it_sent_is_written(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_SINK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    pid, offset = map(int, done.stdout.split())
+    wait_until(lambda: not psutil.pid_exists(pid), 30)
+    log = EventLog(tmp_path)
+    assert offset == 0
+    assert values_of(log) == [b"acknowledged", b"sent"]
+    log.close()
+
+
+def test_a_sink_that_holds_too_much_refuses_and_drops_only_what_is_unsynced(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        psutil.Process(sink.writer_pid).suspend()
+        calls = [asyncio.create_task(sink.append(bytes(10)))]
+        await sent(calls)
+        with pytest.raises(SinkFull):
+            await sink.append(b"1")
+        assert not sink.append_unsynced(b"2")
+        assert sink.dropped_total == 1
+        psutil.Process(sink.writer_pid).resume()
+        assert await calls[0] == 0
+        assert await sink.append(b"3") == 1
+
+    with_sink(log, use, LogSinkConfig(max_pending_bytes=10))
+
+
+def test_more_than_a_socket_holds_comes_whole_and_in_order(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        psutil.Process(sink.writer_pid).suspend()
+        calls = [asyncio.create_task(sink.append(b"%d" % number + bytes(100_000))) for number in range(50)]
+        await sent(calls)
+        psutil.Process(sink.writer_pid).resume()
+        assert await asyncio.gather(*calls) == list(range(50))
+
+    with_sink(log, use)
+    assert [int(value.rstrip(b"\0")) for value in values_of(log)] == list(range(50))
 
 
 def test_a_value_too_large_for_a_delta_is_refused(log: EventLog) -> None:
-    sink = LogSink(log, lambda: 1, LogSinkConfig(max_value_bytes=10))
-    with pytest.raises(ValueError, match="a value of 11 bytes; at most 10"):
-        sink.append(bytes(11))
-    sink.close()
+    async def use(sink: LogSink) -> None:
+        with pytest.raises(ValueError, match="a value of 11 bytes; at most 10"):
+            await sink.append(bytes(11))
+
+    with_sink(log, use, LogSinkConfig(max_value_bytes=10))
 
 
 @settings(deadline=None)
