@@ -1,6 +1,7 @@
 # A batch of kills: stages and writers on one home, SIGKILL at random instants, then the comparison.
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ WRITERS = ("writer-a", "writer-b")
 STARTING_SHARE = 0.25  # of the kills come while something still starts
 AIMED_SHARE = 0.6  # of the kills come just after a commit; the others take what they hit
 AIMED_SECONDS = 0.001
+AT_ONCE_SHARE = 0.5  # of the aimed kills come as soon as the commit shows: between two commits that should be one
 WORK_SECONDS = 60.0  # a process works by then, on any machine
 
 
@@ -51,7 +53,10 @@ class Crew:
         process = self.processes[name]
         if process.poll() is not None:
             self.findings.append(f"{name} ended by itself with {process.returncode}")
-        process.kill()
+        if name in STAGES:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)  # its log writer too, which would write what it was sent
         process.wait()
         self.processes[name] = self._start(name)
 
@@ -84,7 +89,7 @@ class Crew:
         # As `start` of a stage: SIGTERM waits until it can be answered.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            return subprocess.Popen([*command, str(self.acknowledged / mark)])
+            return subprocess.Popen([*command, str(self.acknowledged / mark)], process_group=0)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -103,7 +108,8 @@ def run_batch(folder: Path, rng: np.random.Generator, num_kills: int, targets: t
             sleep(rng.uniform(0.0, 0.5))  # the instant, not a wait
             if rng.random() < AIMED_SHARE:
                 await_commit(home, name)
-                sleep(rng.uniform(0.0, AIMED_SECONDS))
+                if rng.random() >= AT_ONCE_SHARE:
+                    sleep(rng.uniform(0.0, AIMED_SECONDS))
             crew.kill(name)
         crew.finish(tuple(name for name in names if name in WRITERS))
         log = EventLog(home / "log")
@@ -128,8 +134,8 @@ def await_commit(home: Path, name: str, seconds: float = 1.0) -> None:
         except StoreMissing:
             return
         deadline, first = monotonic() + seconds, number()
-        while number() == first and monotonic() < deadline:
-            sleep(0.00005)
+        while number() == first and monotonic() < deadline:  # without rest: a commit's end is some microseconds long
+            pass
 
 
 def _commits(stack: ExitStack, home: Path, name: str) -> Callable[[], int]:

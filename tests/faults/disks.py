@@ -1,7 +1,6 @@
 # Disks that stop taking what is written, and take it again: a small real one, and a limit that needs no rights.
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -103,8 +102,4 @@ DISKS = {"a full disk": full_disk, "files that cannot grow": limited_files, "wri
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     """Each kind in turn."""
     with ExitStack() as stack:
-        opened = stack.enter_context(DISKS[request.param](tmp_path / "disk"))
-        yield opened
-        opened_pid = os.getpid()
-        if request.param != "a full disk":
-            opened.take_again(opened_pid)  # a test that failed half-way must not limit the others
+        yield stack.enter_context(DISKS[request.param](tmp_path / "disk"))

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,13 +101,13 @@ def test_events_get_503_while_the_log_cannot_be_written_and_lists_go_on(disk: Di
         loop.settle()
         before = loop.client.items("u")
         many = [served_view("u", "i1", number, session_id="s" * 200, event_id=f"e{number}") for number in range(2000)]
-        disk.stop_taking(os.getpid(), disk.path / "home" / "log" / "data.mdb")
+        disk.stop_taking(loop.sink.writer_pid, disk.path / "home" / "log" / "data.mdb")
         try:
             refused = loop.send(*many)
             assert loop.client.items("u") == before
             assert loop.client.get("/v1/model").status_code == 200
         finally:
-            disk.take_again(os.getpid())
+            disk.take_again(loop.sink.writer_pid)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert f"store {disk.path / 'home' / 'log'} could not be written" in str(problem(refused)["detail"])

@@ -98,10 +98,11 @@ class Loop:
         self.fold = FoldStage(self.fold_store, LogSource(self.log), self.signals)
         folds = {"fold": StoreSource(self.fold_store)}
         self.learn = LearnStage(self.learn_store, folds, build_models(MODELS, 1), np.random.default_rng(1))
+        self.sink = LogSink(self.log, self.clock)
         self.service = Service(
             config or ServiceConfig(home, versions=VersionsConfig(refresh_seconds=0.005)),
             View(self.fold_store, self.learn_store, lambda _: build_models(MODELS, 1)),
-            LogSink(self.log, self.clock),
+            self.sink,
             self.clock,
             self.signals,
         )
