@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -18,6 +20,8 @@ from stream.log_writer import Frames, Piece, WriterSettings, Written, framed, st
 
 _CHUNK_BYTES = 1 << 16
 _CLOSE_SECONDS = 30.0
+_SHORT_SECONDS = 1.0
+_LOG = logging.getLogger("runnel.stream")
 
 
 class EventSink(Protocol):
@@ -85,7 +89,8 @@ class LogSink:
     While one group is synced the next one gathers, so the log takes thousands of values for each sync of the disk. A
     group that cannot be written fails every call of it with the log's error; later groups are tried again. `clock`
     gives the milliseconds that a value is stamped with. `append` is for one event loop at a time, the rest for any
-    thread.
+    thread. Where the process ends, who waits is told so and another is started; one that ends within a second closes
+    the sink.
     """
 
     def __init__(self, log: EventLog, clock: Callable[[], int], config: LogSinkConfig | None = None) -> None:
@@ -94,14 +99,12 @@ class LogSink:
         self._outgoing = bytearray()
         self._awaited: deque[_Awaited] = deque()  # in the order in which they are answered
         self._awaited_bytes = 0
-        self._frames, self._decoder = Frames(), msgspec.msgpack.Decoder(Written)
+        self._decoder = msgspec.msgpack.Decoder(Written)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_sending = False  # a turn of the loop that sends is to come
         self._closed = False
         self.dropped_total = 0  # unsynced values that found the sink full, or whose group failed
-        settings = WriterSettings(log.config, self._config.max_group_bytes, self._config.unsynced_seconds)
-        self._process, self._socket = start_writer(log.path, settings)
-        self._socket.setblocking(False)
+        self._start()
 
     async def append(self, *values: bytes) -> int:
         """The offset of the first of the values, which follow each other in the log, once all are on disk: all of them
@@ -138,8 +141,8 @@ class LogSink:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process that writes is there."""
-        return not self._closed and self._process.poll() is None
+        """Whether values can still be written; once False, never again."""
+        return not self._closed
 
     def close(self) -> None:
         """Write all that waits, then end the process. Further appends raise SinkClosed."""
@@ -153,6 +156,7 @@ class LogSink:
             self._socket.shutdown(socket.SHUT_WR)
             while data := self._socket.recv(_CHUNK_BYTES):
                 self._take(data)
+        self._closed = True
         self._end()
 
     def _add(self, piece: Piece) -> int:
@@ -220,17 +224,38 @@ class LogSink:
                 else:
                     _tell(future, written.offsets[place])
 
+    def _start(self) -> None:
+        settings = WriterSettings(self._log.config, self._config.max_group_bytes, self._config.unsynced_seconds)
+        self._process, self._socket = start_writer(self._log.path, settings)
+        self._socket.setblocking(False)
+        self._started_at = monotonic()
+        self._frames = Frames()
+        if self._loop is not None:
+            self._loop.add_reader(self._socket, self._receive)
+
     def _end(self) -> None:
         """Whatever ended the process, nobody waits for ever."""
-        self._closed = True
+        loop = self._loop
         self._detach()
         self._socket.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_CLOSE_SECONDS)
+        if self._closed:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_CLOSE_SECONDS)
         self._process.kill()
-        self._process.wait()
+        code = self._process.wait()
+        with self._mutex:
+            self._outgoing.clear()
         while self._awaited:
-            _tell(self._awaited.popleft().future, SinkClosed("the event sink stopped before the value was written"))
+            _tell(self._awaited.popleft().future, SinkClosed("the log writer ended before the value was written"))
+        self._awaited_bytes = 0
+        if self._closed:
+            return
+        self._closed = monotonic() - self._started_at < _SHORT_SECONDS
+        then = "so soon after its start that no other is started" if self._closed else "another is started"
+        _LOG.error("the log writer ended with %s; %s", code, then)
+        if not self._closed:
+            self._loop = loop
+            self._start()
 
 
 def _tell(future: asyncio.Future[int], result: int | SinkError) -> None:
