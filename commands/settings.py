@@ -158,6 +158,8 @@ def _first_problem(error: ValidationError, flags: dict[str, object]) -> str:
     source = _source(key, flags)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown setting {key} = {problem['input']!r} ({source})"
+    if problem["type"] == "value_error":  # of a whole section; it names what is wrong in it
+        return f"{key}: {problem['ctx']['error']} ({source})"
     return f"{key} = {problem['input']!r} ({source}): {problem['msg']}"
 
 

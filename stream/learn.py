@@ -45,6 +45,11 @@ class LearnConfig:
     prequential: PrequentialConfig = field(default_factory=PrequentialConfig)
     rebuild: RebuildConfig = field(default_factory=RebuildConfig)
 
+    def __post_init__(self) -> None:
+        if self.rebuild.min_tests >= self.prequential.window:
+            least = f"must be below prequential.window = {self.prequential.window}, or no rebuild ends"
+            raise ValueError(f"rebuild.min_tests = {self.rebuild.min_tests} {least}")
+
 
 @dataclass(frozen=True, slots=True)
 class LearnResult:

@@ -60,6 +60,12 @@ def test_another_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             r"fold\.stage\.max_events = 'x' \(RUNNEL_FOLD__STAGE__MAX_EV",
         ),
         ('catalogue = "ajar"', {}, {}, r"catalogue = 'ajar' \(runnel\.toml\): Input should be 'open' or 'closed'"),
+        (
+            "[learn.stage.rebuild]\nmin_tests = 2000",
+            {},
+            {},
+            r"learn\.stage: rebuild\.min_tests = 2000 must be below prequential\.window = 2000.* \(runnel\.toml\)",
+        ),
         ("port = = 1", {}, {}, r"runnel\.toml: not TOML"),
         ("", {"RUNNEL_CONFIG": "absent.toml"}, {}, r"RUNNEL_CONFIG = 'absent\.toml': no such file"),
     ],

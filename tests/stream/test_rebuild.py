@@ -35,7 +35,7 @@ class System:
         self.path, self.names = path, names
         self.fold_store = Store(path / "fold", "fold", writer=True)
         self.learn_store = Store(path / "learn", "learn", writer=True)
-        tests = PrequentialConfig(rows_per_batch=20, window=200)
+        tests = PrequentialConfig(rows_per_batch=20, window=max(200, min_tests + 1))
         rebuild = RebuildConfig(examples_per_step=60, min_tests=min_tests)
         self.config = LearnConfig(batch_size=40, prequential=tests, rebuild=rebuild)
         self.values: list[bytes] = []
