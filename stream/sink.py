@@ -102,6 +102,7 @@ class LogSink:
         self._decoder = msgspec.msgpack.Decoder(Written)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_sending = False  # a turn of the loop that sends is to come
+        self._is_blocked = False  # the socket is full: the loop says when there is room
         self._closed = False
         self.dropped_total = 0  # unsynced values that found the sink full, or whose group failed
         self._start()
@@ -115,9 +116,7 @@ class LogSink:
         future: asyncio.Future[int] = loop.create_future()
         self._awaited.append(_Awaited(num_bytes, future))
         self._awaited_bytes += num_bytes
-        if not self._is_sending:
-            self._is_sending = True
-            loop.call_soon(self._send)  # with what else comes in this turn of the loop
+        self._send_soon(loop)
         return await future
 
     def append_unsynced(self, value: bytes) -> bool:
@@ -127,7 +126,7 @@ class LogSink:
         except SinkFull:
             self.dropped_total += 1
             return False
-        self._send()
+        self._send_soon(_running_loop())
         return True
 
     def end_offset(self) -> int:
@@ -182,7 +181,16 @@ class LogSink:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
-        self._loop, self._is_sending = None, False
+        self._loop, self._is_sending, self._is_blocked = None, False, False
+
+    def _send_soon(self, running: asyncio.AbstractEventLoop | None) -> None:
+        """With what else comes in this turn of the loop, where there is one: then the socket is its thread's alone."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            self._send()
+        elif not self._is_sending:
+            self._is_sending = True
+            (loop.call_soon if running is loop else loop.call_soon_threadsafe)(self._send)
 
     def _send(self) -> None:
         self._is_sending = False
@@ -195,11 +203,13 @@ class LogSink:
                 pass
             except OSError:
                 return  # the writer has ended: `_receive` finds out
-            if self._loop is not None:
-                if self._outgoing:
-                    self._loop.add_writer(self._socket, self._send)
-                else:
-                    self._loop.remove_writer(self._socket)
+            if self._loop is None or self._loop.is_closed() or self._is_blocked == bool(self._outgoing):
+                return
+            self._is_blocked = bool(self._outgoing)
+            if self._is_blocked:
+                self._loop.add_writer(self._socket, self._send)
+            else:
+                self._loop.remove_writer(self._socket)
 
     def _receive(self) -> None:
         try:
@@ -256,6 +266,13 @@ class LogSink:
         if not self._closed:
             self._loop = loop
             self._start()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _tell(future: asyncio.Future[int], result: int | SinkError) -> None:

@@ -28,6 +28,7 @@ async def main():
     sink = LogSink(EventLog(Path(sys.argv[1])), lambda: 1)
     print(sink.writer_pid, await sink.append(b"acknowledged"), flush=True)
     sink.append_unsynced(b"sent")
+    await asyncio.sleep(0)  # it goes with what else comes in a turn of the loop
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
