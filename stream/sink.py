@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from time import monotonic
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -20,7 +19,6 @@ from stream.log_writer import Frames, Piece, WriterSettings, Written, framed, st
 
 _CHUNK_BYTES = 1 << 16
 _CLOSE_SECONDS = 30.0
-_SHORT_SECONDS = 1.0
 _LOG = logging.getLogger("runnel.stream")
 
 
@@ -89,8 +87,8 @@ class LogSink:
     While one group is synced the next one gathers, so the log takes thousands of values for each sync of the disk. A
     group that cannot be written fails every call of it with the log's error; later groups are tried again. `clock`
     gives the milliseconds that a value is stamped with. `append` is for one event loop at a time, the rest for any
-    thread. Where the process ends, who waits is told so and another is started; one that ends within a second closes
-    the sink.
+    thread. Where the process ends, who waits is told so and another is started; one that ends before it has answered
+    at all closes the sink.
     """
 
     def __init__(self, log: EventLog, clock: Callable[[], int], config: LogSinkConfig | None = None) -> None:
@@ -224,6 +222,7 @@ class LogSink:
             self._end()
 
     def _take(self, data: bytes) -> None:
+        self._has_answered = True
         for written in map(self._decoder.decode, self._frames.take(data)):
             self.dropped_total += written.num_lost
             for place in range(written.num_awaited):
@@ -238,8 +237,7 @@ class LogSink:
         settings = WriterSettings(self._log.config, self._config.max_group_bytes, self._config.unsynced_seconds)
         self._process, self._socket = start_writer(self._log.path, settings)
         self._socket.setblocking(False)
-        self._started_at = monotonic()
-        self._frames = Frames()
+        self._frames, self._has_answered = Frames(), False
         if self._loop is not None:
             self._loop.add_reader(self._socket, self._receive)
 
@@ -260,8 +258,8 @@ class LogSink:
         self._awaited_bytes = 0
         if self._closed:
             return
-        self._closed = monotonic() - self._started_at < _SHORT_SECONDS
-        then = "so soon after its start that no other is started" if self._closed else "another is started"
+        self._closed = not self._has_answered
+        then = "without an answer, so no other is started" if self._closed else "another is started"
         _LOG.error("the log writer ended with %s; %s", code, then)
         if not self._closed:
             self._loop = loop

@@ -64,7 +64,7 @@ def test_a_replica_whose_writing_process_has_ended_is_neither_alive_nor_ready(tm
     client = Client(service)
     try:
         assert client.get("/healthz").status_code == 200
-        os.kill(sink.writer_pid, signal.SIGKILL)  # so soon that it is a writer that cannot run
+        os.kill(sink.writer_pid, signal.SIGKILL)  # it has not answered yet: as one that cannot run
         client.post("/v1/events", view("u", "a"))
         wait_until(lambda: client.get("/healthz").status_code == 503, "the end of the process shows")
         response = client.post("/v1/events", view("u", "a"))
