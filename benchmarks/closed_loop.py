@@ -33,8 +33,8 @@ def ask(
     """Prepared calls from so many clients, until the time is over or none is left.
 
     The clients are a process that goes first on the machine, as if it were elsewhere: what is measured waits for the
-    service, and not for threads of one interpreter that take turns. `unwanted` must not be in an answer. Raises RuntimeError on an
-    answer that is neither as it should be nor 429.
+    service, and not for threads of one interpreter that take turns. `unwanted` must not be in an answer. Raises
+    RuntimeError on an answer that is neither as it should be nor 429.
     """
     context = multiprocessing.get_context("fork")  # the calls need not be copied
     ours, theirs = context.Pipe(duplex=False)
