@@ -50,6 +50,7 @@ class Admission:
         try:
             await self._app(scope, body, send)
         finally:
+            body.close()
             self._in_flight[kind] -= 1
             self._bytes -= body.received
 
@@ -85,30 +86,55 @@ class Admission:
 
 
 class _Body:
-    """The `receive` of one request, counted and with a deadline from its first call on."""
+    """The `receive` of one request, counted and with a deadline from its first call on.
+
+    One timer a body: `asyncio.timeout_at` around each message took 8 us, a thirtieth of a call.
+    """
 
     def __init__(self, admission: Admission, receive: Receive) -> None:
         self._admission, self._receive = admission, receive
-        self._deadline = 0.0
-        self._is_whole = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Task[object] | None = None  # for the next message
+        self._is_late = self._is_whole = False
         self.received = 0
 
     async def __call__(self) -> Message:
         if self._is_whole:
             return await self._receive()  # whoever waits here waits for the client to go
-        loop = asyncio.get_running_loop()
-        self._deadline = self._deadline or loop.time() + self._admission.max_body_seconds
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            seconds = self._admission.max_body_seconds
-            raise Problem(408, f"the body did not come within {seconds:g} s", headers={"Connection": "close"}) from None
+        message = await self._next()
         size = len(message.get("body", b""))
         self.received += size
         self._is_whole = not message.get("more_body", False)
+        if self._is_whole:
+            self.close()
         self._admission.take(size, self.received)
         return message
+
+    def close(self) -> None:
+        """No more is awaited."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _next(self) -> Message:
+        if self._timer is None:
+            seconds = self._admission.max_body_seconds
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
+        self._waiting = asyncio.current_task()
+        try:
+            if not self._is_late:
+                return await self._receive()
+        except asyncio.CancelledError:
+            if not self._is_late or self._waiting is None or self._waiting.uncancel():
+                raise  # somebody else's
+        finally:
+            self._waiting = None
+        seconds = self._admission.max_body_seconds
+        raise Problem(408, f"the body did not come within {seconds:g} s", headers={"Connection": "close"})
+
+    def _expire(self) -> None:
+        self._is_late = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
 
 def _kind(scope: Scope, length: int | None) -> str:
