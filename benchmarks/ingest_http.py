@@ -40,7 +40,7 @@ import typer
 from benchmarks.client import prepared
 from benchmarks.closed_loop import Asked, ask
 from benchmarks.empty_service import empty_service, wait_for
-from benchmarks.load import DATA, event_calls
+from benchmarks.load import DATA, click_events, event_calls
 from benchmarks.report import Row, conditions, report
 from benchmarks.running import Running, running
 from serving.ports import free_ports
@@ -57,12 +57,11 @@ class Calls:
     """Globo's clicks, never the same event twice."""
 
     def __init__(self, data: Path) -> None:
-        self._data, self._taken = data, 0
+        self._events = click_events(data, "ingest")
 
     def take(self, num_calls: int, per_call: int) -> list[bytes]:
         """The next calls."""
-        skip, self._taken = self._taken, self._taken + num_calls * per_call
-        return list(event_calls(self._data, num_calls, per_call, skip, "ingest"))
+        return list(event_calls(self._events, num_calls, per_call))
 
 
 def measure(port: int, calls: Sequence[bytes], num_clients: int, seconds: float) -> Asked:

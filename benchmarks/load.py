@@ -31,15 +31,17 @@ _USER = re.compile(rb'"user_id":"(\d+)"')
 _STAMP = b"1000000000000"  # milliseconds; what every call carries until it is sent
 
 
-def event_calls(
-    data: Path, num_calls: int, per_call: int, skip_events: int = 0, tag: str = "load", users: int = 0
-) -> Iterator[bytes]:
-    """POSTs of Globo's clicks from `skip_events` on, `per_call` each, from the beginning again where they end;
-    `sent_now` gives them their time. `tag` makes their event ids differ from those of another run over the same clicks;
-    `users` folds the users of the data set into so many (0: they stay as they are)."""
-    values = islice(_values(data, tag, users), skip_events, None)
+def click_events(data: Path, tag: str, skip_events: int = 0, users: int = 0) -> Iterator[bytes]:
+    """Globo's clicks from `skip_events` on, from the beginning again where they end, without end; `sent_now` gives them
+    their time. `tag` makes their event ids differ from those of another run over the same clicks; `users` folds the
+    users of the data set into so many (0: they stay as they are)."""
+    return islice(_values(data, tag, users), skip_events, None)
+
+
+def event_calls(events: Iterator[bytes], num_calls: int, per_call: int) -> Iterator[bytes]:
+    """POSTs of the next events, `per_call` each."""
     for _ in range(num_calls):
-        yield prepared("POST", "/v1/events", b"[" + b",".join(islice(values, per_call)) + b"]")
+        yield prepared("POST", "/v1/events", b"[" + b",".join(islice(events, per_call)) + b"]")
 
 
 def _values(data: Path, tag: str, users: int) -> Iterator[bytes]:
@@ -167,7 +169,9 @@ def main(
     users: int = 0,
 ) -> None:
     """Prepare, say so, wait for a line, send, tell."""
-    calls: Iterable[bytes] = event_calls(data, round(rate * seconds / per_call), per_call, skip, tag, users)
+    calls: Iterable[bytes] = event_calls(
+        click_events(data, tag, skip, users), round(rate * seconds / per_call), per_call
+    )
     load = Load(port, list(calls) if rate * seconds <= _PREPARED_EVENTS else calls, rate / per_call)
     generate(load.run)
 

@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.client import Line, Reply, prepared
 from benchmarks.generator import Generator, generate
-from benchmarks.load import DATA, event_calls, sent_now
+from benchmarks.load import DATA, click_events, event_calls, sent_now
 
 MAX_CONNECTIONS = 400
 PER_CALL = 100  # events
@@ -161,7 +161,7 @@ def main(
     """Prepare, say so, wait for a line, send, tell."""
     if kind == "events":
         num_calls = min(PREPARED // 4, round(rate * seconds) + 1)
-        calls = list(event_calls(data, num_calls, PER_CALL, 0, f"flood{time.time_ns()}"))
+        calls = list(event_calls(click_events(data, f"flood{time.time_ns()}"), num_calls, PER_CALL))
     else:
         calls = [prepared("POST", "/v1/recommendations", b'{"user_id":"%d","n":20}' % user) for user in range(PREPARED)]
     generate(lambda: Flood(port, calls, rate).run(seconds))
