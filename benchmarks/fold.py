@@ -41,7 +41,6 @@ from state.entry import ENTRY_BYTES
 from state.store import Store
 from stream.fold import FoldConfig, FoldStage
 from stream.readers import open_data_set
-from stream.sink import pack_values
 from stream.source import IterableSource
 
 Values = list[tuple[int, bytes]]  # (received_at, value)
@@ -75,7 +74,7 @@ def packed(events: Values, pack: int) -> Values:
     if pack == 1:
         return events
     groups = (events[start : start + pack] for start in range(0, len(events), pack))
-    return [(group[-1][0], next(pack_values((value for _, value in group), 1 << 30))) for group in groups]
+    return [(group[-1][0], b"[" + b",".join(value for _, value in group) + b"]") for group in groups]
 
 
 class Run(NamedTuple):

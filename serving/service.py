@@ -213,4 +213,5 @@ def open_service(config: ServiceConfig, slot: Slot | None = None) -> Service:
     log = EventLog(config.home / "log")
     proxy = ProxyMetrics(runtime_folder(config.home) / ADMIN_SOCKET)
     metrics = ServingMetrics(slot, HomeMetrics(config.home, view, log, clock), proxy)
-    return Service(config, view, LogSink(log, clock), clock, SignalTable(), metrics)
+    sink = LogSink(log, clock, on_lost=metrics.slates_dropped.inc)
+    return Service(config, view, sink, clock, SignalTable(), metrics)

@@ -85,12 +85,17 @@ def framed(message: Piece | Written) -> bytes:
 
 
 def start_writer(path: Path, settings: WriterSettings) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """The process for a log, and the sink's end of the socket. It ends when that is closed, however that comes."""
+    """The process for a log, and the sink's end of the socket. It ends when that is closed, however that comes. Raises
+    OSError where no process can be started."""
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [str(path.resolve()), str(theirs.fileno()), msgspec.json.encode(settings).decode()]
         command = [sys.executable, "-m", "stream.log_writer", *arguments]
-        return subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=_ROOT), ours
+        try:
+            return subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=_ROOT), ours
+        except OSError:
+            ours.close()
+            raise
 
 
 class Writer:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -86,13 +86,19 @@ class LogSink:
 
     While one group is synced the next one gathers, so the log takes thousands of values for each sync of the disk. A
     group that cannot be written fails every call of it with the log's error; later groups are tried again. `clock`
-    gives the milliseconds that a value is stamped with. `append` is for one event loop at a time, the rest for any
-    thread. Where the process ends, who waits is told so and another is started; one that ends before it has answered
-    at all closes the sink.
+    gives the milliseconds that a value is stamped with; `on_lost` is told of unsynced values whose group could not be
+    written. `append` is for one event loop at a time, the rest for any thread. Where the process ends, who waits is
+    told so and another is started; one that ends before it has answered at all closes the sink.
     """
 
-    def __init__(self, log: EventLog, clock: Callable[[], int], config: LogSinkConfig | None = None) -> None:
-        self._log, self._clock, self._config = log, clock, config or LogSinkConfig()
+    def __init__(
+        self,
+        log: EventLog,
+        clock: Callable[[], int],
+        config: LogSinkConfig | None = None,
+        on_lost: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._log, self._clock, self._config, self._on_lost = log, clock, config or LogSinkConfig(), on_lost
         self._mutex = threading.Lock()  # of what waits to be sent
         self._outgoing = bytearray()
         self._awaited: deque[_Awaited] = deque()  # in the order in which they are answered
@@ -102,7 +108,6 @@ class LogSink:
         self._is_sending = False  # a turn of the loop that sends is to come
         self._is_blocked = False  # the socket is full: the loop says when there is room
         self._closed = False
-        self.dropped_total = 0  # unsynced values that found the sink full, or whose group failed
         self._start()
 
     async def append(self, *values: bytes) -> int:
@@ -119,12 +124,14 @@ class LogSink:
 
     def append_unsynced(self, value: bytes) -> bool:
         """Write with the next group; False where the sink is full. Raises as `append` does otherwise."""
+        running = _running_loop()
         try:
             self._add(Piece(False, self._clock(), [value]))
         except SinkFull:
-            self.dropped_total += 1
             return False
-        self._send_soon(_running_loop())
+        if self._loop is None and running is not None:
+            self._attach(running)  # or nobody would hear of a writer that ends
+        self._send_soon(running)
         return True
 
     def end_offset(self) -> int:
@@ -224,7 +231,8 @@ class LogSink:
     def _take(self, data: bytes) -> None:
         self._has_answered = True
         for written in map(self._decoder.decode, self._frames.take(data)):
-            self.dropped_total += written.num_lost
+            if written.num_lost:
+                self._on_lost(written.num_lost)
             for place in range(written.num_awaited):
                 num_bytes, future = self._awaited.popleft()
                 self._awaited_bytes -= num_bytes
@@ -238,8 +246,6 @@ class LogSink:
         self._process, self._socket = start_writer(self._log.path, settings)
         self._socket.setblocking(False)
         self._frames, self._has_answered = Frames(), False
-        if self._loop is not None:
-            self._loop.add_reader(self._socket, self._receive)
 
     def _end(self) -> None:
         """Whatever ended the process, nobody waits for ever."""
@@ -262,8 +268,17 @@ class LogSink:
         then = "without an answer, so no other is started" if self._closed else "another is started"
         _LOG.error("the log writer ended with %s; %s", code, then)
         if not self._closed:
-            self._loop = loop
+            self._start_another(loop)
+
+    def _start_another(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        try:
             self._start()
+        except OSError as error:
+            self._closed = True  # a new replica may have better luck
+            _LOG.error("no other log writer can be started: %s", error)
+            return
+        if loop is not None:
+            self._attach(loop)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -280,17 +295,3 @@ def _tell(future: asyncio.Future[int], result: int | SinkError) -> None:
         future.set_exception(result)
     else:
         future.set_result(result)
-
-
-def pack_values(events: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """JSON arrays of the encoded events, in order, each at most `max_bytes` where its events allow."""
-    packed: list[bytes] = []
-    size = 1
-    for event in events:
-        if packed and size + len(event) + 1 > max_bytes:
-            yield b"[" + b",".join(packed) + b"]"
-            packed, size = [], 1
-        packed.append(event)
-        size += len(event) + 1
-    if packed:
-        yield b"[" + b",".join(packed) + b"]"

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stream.log import EventLog, EventLogConfig
-from stream.sink import LogSink, LogSinkConfig, NotWritten, SinkClosed, SinkFull, pack_values
+from stream.sink import LogSink, LogSinkConfig, NotWritten, SinkClosed, SinkFull
 from tests.stream.waiting import wait_until
 
 KILLED_SINK = """
@@ -208,6 +206,35 @@ def test_a_writer_that_ends_before_it_has_answered_closes_the_sink(
     assert "ended with -9; without an answer" in caplog.text
 
 
+def test_a_writer_that_nothing_can_take_the_place_of_closes_the_sink(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(sink: LogSink) -> None:
+        assert await sink.append(b"first") == 0
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        psutil.Process(sink.writer_pid).send_signal(signal.SIGKILL)
+        with pytest.raises(SinkClosed):
+            await asyncio.wait_for(sink.append(b"second"), 30)
+        assert not sink.is_alive
+        with pytest.raises(SinkClosed):
+            await sink.append(b"third")
+
+    with_sink(log, use)
+    assert "no other log writer can be started" in caplog.text
+
+
+def test_a_sink_that_wrote_nothing_awaited_notices_that_its_writer_ended(log: EventLog) -> None:
+    async def use(sink: LogSink) -> None:
+        sink.append_unsynced(b"slate")
+        psutil.Process(sink.writer_pid).send_signal(signal.SIGKILL)
+        deadline = asyncio.get_running_loop().time() + 30
+        while sink.is_alive and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.001)
+        assert not sink.is_alive
+
+    with_sink(log, use)
+
+
 def test_a_sink_that_is_killed_leaves_no_process_and_what_it_sent_is_written(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILLED_SINK, str(tmp_path)], capture_output=True, text=True, check=False
@@ -229,7 +256,6 @@ def test_a_sink_that_holds_too_much_refuses_and_drops_only_what_is_unsynced(log:
         with pytest.raises(SinkFull):
             await sink.append(b"1")
         assert not sink.append_unsynced(b"2")
-        assert sink.dropped_total == 1
         psutil.Process(sink.writer_pid).resume()
         assert await calls[0] == 0
         assert await sink.append(b"3") == 1
@@ -255,12 +281,3 @@ def test_a_value_too_large_for_a_delta_is_refused(log: EventLog) -> None:
             await sink.append(bytes(11))
 
     with_sink(log, use, LogSinkConfig(max_value_bytes=10))
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 10**12).map(lambda number: b"%d" % number)), st.integers(1, 60))
-def test_packed_values_hold_all_events_in_order_within_the_bound(events: list[bytes], max_bytes: int) -> None:
-    values = list(pack_values(events, max_bytes))
-    assert b",".join(value[1:-1] for value in values) == b",".join(events)
-    for value in values:
-        assert len(value) <= max_bytes or b"," not in value
