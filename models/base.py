@@ -55,7 +55,8 @@ class Model(Protocol):
         ...
 
     def learn(self, batch: Batch) -> float:
-        """Update from one batch; the loss before the update, NaN where the model has none."""
+        """Update from one batch; the loss before the update. NaN where the model has none, inf where it refused an
+        update because a gradient was not finite."""
         ...
 
     def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

@@ -166,8 +166,9 @@ class Blend:
         gradient = np.zeros_like(self.weights)
         np.add.at(gradient, self._steps(batch.query)[rows], np.einsum("qm,qmf->qf", slope, features[rows]))
         loss = -np.log(np.maximum(np.where(wanted, taken, 1.0 - taken), 1e-12))
-        if np.isfinite(gradient).all():
-            self._step(gradient)
+        if not np.isfinite(gradient).all():
+            return math.inf
+        self._step(gradient)
         return float(np.average(loss, weights=batch.weights[rows]))
 
     def _step(self, gradient: NDArray[np.float32]) -> None:

@@ -177,7 +177,7 @@ class Transformer:
         return items.astype(np.int64), known, others
 
     def _update(self, batch: Batch) -> float:
-        """One step; the loss before it. A step with a gradient that is not finite is refused and counted."""
+        """One step; the loss before it. A step with a gradient that is not finite is refused and counted: then inf."""
         items, known, others = self._inputs(batch.query)
         columns, chance = self._columns(batch.items)
         rows, places = np.unique(np.concatenate([items[known], columns]), return_inverse=True)
@@ -194,7 +194,7 @@ class Transformer:
         assert gradient is not None
         if not (torch.isfinite(loss) and torch.isfinite(gradient.sum()) and torch.isfinite(self.adam.gradient.sum())):
             self.refused_updates += 1
-            return float(loss.detach())
+            return math.inf
         self.adam.step()
         adagrad_rows(
             torch.from_numpy(self.items.values),

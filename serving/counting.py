@@ -18,15 +18,25 @@ class Counting:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
+        has_begun = False
+
         async def counted(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "")  # the template: a path may name a user
-                self._count(scope["method"] if route else "", route, message["status"])
+                has_begun = True
+                self._count(scope, message["status"])
             await send(message)
 
-        await self._app(scope, receive, counted)
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:
+            if not has_begun:  # FastAPI answers it outside of all middleware
+                self._count(scope, 500)
+            raise
 
-    def _count(self, method: str, route: str, status: int) -> None:
+    def _count(self, scope: Scope, status: int) -> None:
+        route = getattr(scope.get("route"), "path", "")  # the template: a path may name a user
+        method = scope["method"] if route else ""
         count = self._counts.get((method, route, status))
         if count is None:
             count = self._metrics.requests.labels(f"{method} {route}".strip(), status)

@@ -67,7 +67,8 @@ class HomeMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """All families, with the samples that can be had now."""
-        facts = self._read_stores()
+        with self._view.read():  # a store that was compacted stays open meanwhile
+            facts = self._read_stores()
         yield from self._stages(facts)
         counts = "Events folded, by type and by what became of them"
         yield _counter("runnel_events", counts, ("type", "outcome"), facts.folded)
@@ -88,10 +89,14 @@ class HomeMetrics:
     def _stages(self, facts: _Facts) -> Iterator[Metric]:
         begin, end = self._log.begin_offset(), self._log.end_offset()
         lag: Samples = {stage: max(0, end - offset) for stage, offset in facts.offset.items()}
+        events_each = sum(facts.folded.values()) / max(1, facts.offset.get(("fold",), 0))
+        events: Samples = {stage: messages * events_each for stage, messages in lag.items()}
         waiting: Samples = {stage: self.seconds_since(offset) or 0.0 for stage, offset in facts.offset.items()}
         yield _gauge("runnel_log_messages", "Messages that the event log holds", (), {(): end - begin})
         yield _gauge("runnel_stage_version", "Version of a stage's last commit", ("stage",), facts.version)
         yield _gauge("runnel_stage_lag_messages", "Messages in the log that a stage has not read", ("stage",), lag)
+        about = "Events in them, as many to a message as in all that were folded"
+        yield _gauge("runnel_stage_lag_events", about, ("stage",), events)
         yield _gauge("runnel_stage_lag_seconds", "How long the oldest of them has been there", ("stage",), waiting)
 
     def seconds_since(self, offset: int) -> float | None:

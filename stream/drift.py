@@ -10,6 +10,8 @@ from stream.learn import LearnResult
 if TYPE_CHECKING:
     from river.base import DriftDetector
 
+DETECTORS = ("adwin", "page_hinkley")
+
 
 @dataclass(frozen=True)
 class DriftConfig:
@@ -25,7 +27,7 @@ class Alarm(NamedTuple):
     """A model's live metric got worse all at once."""
 
     model: str
-    detector: str  # "adwin" or "page_hinkley"
+    detector: str  # one of DETECTORS
     text: str
 
 

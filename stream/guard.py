@@ -51,11 +51,10 @@ def unfit(name: str, model: Model, changes: ModelDelta) -> str | None:
 
 
 def unfit_losses(losses: Iterable[float]) -> str | None:
-    """Why the losses of a gradient model's batches in one step tell that it cannot learn, None where they do not."""
-    found = list(losses)
-    if found and not any(map(math.isfinite, found)):
-        return f"no finite loss in {len(found)} batches, the last was {found[-1]}"
-    return None
+    """Why the losses of a gradient model's batches in one step tell that it cannot learn, None where they do not: every
+    update was refused. NaN: there was nothing to learn from."""
+    found = [loss for loss in losses if not math.isnan(loss)]
+    return f"no finite gradient in {len(found)} batches" if found and all(map(math.isinf, found)) else None
 
 
 def hold(store: Store, reasons: Mapping[str, str], now: int) -> int:

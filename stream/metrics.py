@@ -50,7 +50,12 @@ class StageMetrics:
             registry=self.registry,
             multiprocess_mode="mostrecent",
         )
-
+        self._refused = Counter(
+            "runnel_refused_updates",
+            "Batches of which a model refused an update, because a gradient was not finite",
+            ["model"],
+            registry=self.registry,
+        )
         self._coverage = Gauge(
             "runnel_model_coverage_ratio",
             "Share of its items that stand in the top of a model's newest lists",
@@ -76,12 +81,23 @@ class StageMetrics:
         """A fold commit is done whose oldest message was received then."""
         self._to_record.observe(max(0, now_ms - received_at) / 1000)
 
-    def learned(self, received_at: Iterable[int], now_ms: int, losses: Mapping[str, float]) -> None:
+    def begin(self, models: Iterable[str], detectors: Iterable[str]) -> None:
+        """These models are learned from now on. What counts of them begins at 0: an alert sees the first one rise."""
+        for model in models:
+            self._refused.labels(model)
+            for detector in detectors:
+                self._drift_alarms.labels(model, detector)
+
+    def learned(
+        self, received_at: Iterable[int], now_ms: int, losses: Mapping[str, float], refused: Mapping[str, int]
+    ) -> None:
         """A learn commit is done; each of the fold commits that it learned has the stamp of its newest message."""
         for stamp in received_at:
             self._to_version.observe(max(0, now_ms - stamp) / 1000)
         for model, loss in losses.items():
             self._loss.labels(model).set(loss)
+        for model, count in refused.items():
+            self._refused.labels(model).inc(count)
 
     def covered(self, coverage: Mapping[str, float]) -> None:
         """What the newest lists of each model cover, every few seconds."""

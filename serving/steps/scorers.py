@@ -27,7 +27,7 @@ class Score:
     name = "score"
 
     def __init__(self, metrics: ServingMetrics) -> None:
-        self._metrics = metrics
+        self._metrics, self._errors = metrics, metrics.model_errors.labels(self.name)
 
     def __call__(self, moment: Moment) -> None:
         assert moment.query is not None
@@ -58,8 +58,8 @@ class Score:
         try:
             scores: NDArray[np.float32] = sunk(model.score(query, items)[0])
         except MODEL_ERRORS as error:
-            self._metrics.model_errors.labels(self.name).inc()
-            _LOG.warning("model %s does not score: %s", model.name, error)
+            self._errors.inc()
+            _LOG.warning("model %s does not score: %s", model.name, error, exc_info=True)
             return np.full(len(items), -np.inf, np.float32)
         return scores
 

@@ -48,6 +48,7 @@ class Sources:
 
     def __init__(self, config: SourceConfig, metrics: ServingMetrics) -> None:
         self._config, self._metrics = config, metrics
+        self._errors = metrics.model_errors.labels(self.name)
 
     def __call__(self, moment: Moment) -> None:
         proposals = [(name, items) for name, items in self._proposals(moment) if len(items)]
@@ -84,8 +85,8 @@ class Sources:
                 return [(name, items[0]) for name, items in proposed.items()]
             return [(model.name, best_items(model.score(query), k)[0])]
         except MODEL_ERRORS as error:
-            self._metrics.model_errors.labels(self.name).inc()
-            _LOG.warning("model %s proposes nothing: %s", model.name, error)
+            self._errors.inc()
+            _LOG.warning("model %s proposes nothing: %s", model.name, error, exc_info=True)
             return []
 
 

@@ -227,6 +227,24 @@ def test_the_proxy_passes_problem_documents_through(both: tuple[Served, Served])
     assert problem(both[0].client.get("/nowhere"))["status"] == 404
 
 
+BAD_HEADS = {
+    "no HTTP": b"\x16\x03\x01 hello\r\n\r\n",
+    "a head that never ends": b"GET / HTTP/1.1\r\nHost: test\r\nX-Long: " + b"a" * 70_000 + b"\r\n\r\n",
+    "two lengths": b"POST /v1/events HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a coding nobody knows": b"POST /v1/events HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: br\r\n\r\n",
+    "a NUL in a header": b"GET /v1/model HTTP/1.1\r\nHost: test\r\nX-Nul: a\0b\r\n\r\n",
+    "a space in the path": b"GET /v1/items/a b HTTP/1.1\r\nHost: test\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("head", BAD_HEADS.values(), ids=BAD_HEADS)
+def test_what_is_no_request_is_refused_by_the_proxy_and_harms_nobody(both: tuple[Served, Served], head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", both[0].port), 30) as call:
+        call.sendall(head)
+        assert call.recv(4096).startswith(b"HTTP/1.1 4")  # in HAProxy's own words, which no setting reaches
+    assert both[0].is_ready()
+
+
 def test_a_taken_port_is_named_with_the_setting(both: tuple[Served, Served]) -> None:
     with pytest.raises(PortInUse, match=rf"port {both[0].port} on 127.0.0.1.*--port"):
         require_free("127.0.0.1", both[0].port)

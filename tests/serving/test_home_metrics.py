@@ -12,6 +12,7 @@ from models.registry import MODELS, build_models
 from serving.home_metrics import HomeMetrics
 from serving.metrics import ServingMetrics
 from state.view import View
+from stream.guard import hold
 from tests.serving.helpers import Loop, open_loop, view
 
 
@@ -40,6 +41,7 @@ def test_a_stage_that_stands_still_falls_behind_in_messages_and_in_time(loop: Lo
     facts = facts_of(loop, tmp_path)
     for stage in ("fold", "learn"):
         assert told(facts, "runnel_stage_lag_messages", stage=stage) == 0
+        assert told(facts, "runnel_stage_lag_events", stage=stage) == 0
         assert told(facts, "runnel_stage_lag_seconds", stage=stage) == 0
     loop.send(view("u", "b", 1))
     loop.fold.step()
@@ -49,9 +51,26 @@ def test_a_stage_that_stands_still_falls_behind_in_messages_and_in_time(loop: Lo
     assert told(facts, "runnel_stage_lag_messages", stage="fold") == 1
     assert told(facts, "runnel_stage_lag_seconds", stage="fold") == 5
     assert told(facts, "runnel_stage_lag_messages", stage="learn") == 2
+    assert told(facts, "runnel_stage_lag_events", stage="learn") == 2
     assert told(facts, "runnel_stage_lag_seconds", stage="learn") == 12  # the oldest of them
     assert told(facts, "runnel_stage_version", stage="fold") == 2
     assert told(facts, "runnel_stage_version", stage="learn") == 1
+
+
+def test_lag_in_events_counts_as_many_to_a_message_as_there_have_been(loop: Loop, tmp_path: Path) -> None:
+    loop.send(*(view("u", f"i{number}", number) for number in range(30)))
+    loop.settle()
+    loop.send(view("u", "last", 50))
+    assert told(facts_of(loop, tmp_path), "runnel_stage_lag_events", stage="fold") == 30
+
+
+def test_a_held_model_is_told_and_no_other(loop: Loop, tmp_path: Path) -> None:
+    loop.send(view("u", "a"))
+    loop.settle()
+    hold(loop.learn_store, {"transformer": "for the test"}, loop.clock.now)
+    facts = facts_of(loop, tmp_path)
+    assert told(facts, "runnel_model_held", model="transformer") == 1
+    assert told(facts, "runnel_model_held", model="blend") == 0
 
 
 def test_events_are_counted_by_type_and_outcome_as_the_stores_have_them(loop: Loop, tmp_path: Path) -> None:

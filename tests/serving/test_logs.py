@@ -82,6 +82,8 @@ def test_no_log_line_names_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             loop.client.get(f"/v1/users/{SECRET}")
             monkeypatch.setattr(Service, "user", fail)
             assert loop.client.get(f"/v1/users/{SECRET}").status_code == 500
+            counted = 'runnel_requests_total{route="GET /v1/users/{user_id:path}",status="500"} 1.0'
+            assert counted in loop.client.get("/metrics").text
             loop.client.request("DELETE", f"/v1/users/{SECRET}")
             loop.settle()
     finally:

@@ -71,6 +71,8 @@ def test_the_learn_process_tells_of_drift_and_holds_the_model_only_where_it_may(
         metrics.registry.get_sample_value("runnel_drift_alarms_total", {"model": "popularity", "detector": "adwin"})
         == 1
     )
+    for name, labels in (("drift_alarms", {"detector": "page_hinkley"}), ("refused_updates", {})):
+        assert metrics.registry.get_sample_value(f"runnel_{name}_total", {"model": "popularity", **labels}) == 0
     with Store(tmp_path / "learn", "learn") as learned, learned.read() as txn:
         held = get_held(txn, learned)
     assert list(held) == (["popularity"] if may_hold else [])
