@@ -19,7 +19,7 @@ from commands.settings import Settings
 from commands.supervisor import Supervisor
 from serving.ports import PortInUse, require_free
 from state.store import StoreError
-from stream.restore import restore
+from stream.restore import require_whole, restore
 
 READY_PATIENCE = 120.0  # seconds; Ray takes about ten to start on two cores
 _LOOK_EVERY = 0.2
@@ -62,6 +62,8 @@ class System:
     def start(self) -> None:
         """Start the stages and the service; with learning off, the learn stage stays out."""
         settings = self._settings
+        with told_plainly(StoreError):
+            require_whole(settings.home)
         self._claim.publish(api_url(settings))
         home = ["--home", str(settings.home.resolve()), "--supervisor", str(os.getpid())]
         api = ["--host", settings.host, "--port", str(settings.port), *([] if self.learning else ["--freeze"])]

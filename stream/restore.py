@@ -4,29 +4,45 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from state import generation
 from state.deltas import DeltaLog
 from state.meta import get_version
 from state.offsets import get_offsets
-from state.snapshots import Snapshot, list_snapshots
+from state.snapshots import Snapshot, list_snapshots, undisturbed
 from state.store import Stage, Store, StoreError
 from state.store_errors import naming
 from stream.log import PARTITION, EventLog
 from stream.run import FOLD_NAME
 
 _STAGES: tuple[Stage, ...] = ("fold", "learn")
+_MARK = "restoring"  # a file in the home, from before the first store is there until both are
 
 
 def restore(directory: Path, home: Path) -> dict[Stage, int]:
     """Copy the newest snapshots that fit together into a home that has no stores; their versions.
 
-    The stores appear complete or not at all. An event log that is there must reach back to where they stand: what came
+    Both stores appear complete or not at all: a restore that was killed is to be run again, and takes away what it
+    left. An event log that is there must reach back to where they stand: what came
     later is folded and learned from it. Where there is none, an empty one is made that goes on there: what came after
     the snapshots is lost. Raises StoreError naming the directory, the home or the log.
     """
+    mark = home / _MARK
     for stage in _STAGES:
+        if mark.exists():
+            shutil.rmtree(home / stage, ignore_errors=True)
         if (home / stage).is_dir() and any((home / stage).iterdir()):
             raise StoreError(f"{home / stage} is there already: restore into a home without stores")
-    pair = _newest_pair(directory)
+    with undisturbed(directory, "fold"), undisturbed(directory, "learn"):
+        return _restore(_newest_pair(directory), home, mark)
+
+
+def require_whole(home: Path) -> None:
+    """Raise StoreError where a restore of the home was ended in its middle."""
+    if (home / _MARK).exists():
+        raise StoreError(f"{home} was restored in part: do it again (`runnel up --from-snapshot DIR`)")
+
+
+def _restore(pair: tuple[Snapshot, Snapshot], home: Path, mark: Path) -> dict[Stage, int]:
     with Store(pair[0].path) as store, store.read() as txn:
         offset = get_offsets(txn, store).get(PARTITION, 0)
     log = EventLog(home / "log")
@@ -38,8 +54,15 @@ def restore(directory: Path, home: Path) -> dict[Stage, int]:
             raise StoreError(f"{home / 'log'} holds offsets {begin} to {end}; the snapshots go on at {offset}")
     finally:
         log.close()
-    for snapshot in reversed(pair):  # learn, then fold: a fold store is looked at first
-        _copy(snapshot.path, home / snapshot.stage)
+    with naming(home):
+        drafts = [_copy(snapshot.path, home / f"{snapshot.stage}.part") for snapshot in pair]
+        mark.touch()
+        generation.sync(home)
+        for snapshot, draft in zip(pair, drafts, strict=True):
+            draft.rename(home / snapshot.stage)
+        generation.sync(home)
+        mark.unlink()
+        generation.sync(home)
     return {snapshot.stage: snapshot.version for snapshot in pair}
 
 
@@ -56,10 +79,12 @@ def _newest_pair(directory: Path) -> tuple[Snapshot, Snapshot]:
     raise StoreError(f"{directory} holds no fold and learn snapshots that fit together")
 
 
-def _copy(snapshot: Path, path: Path) -> None:
-    draft = path.with_name(path.name + ".part")
-    with naming(path):
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(snapshot, draft)
-        (draft / "lock.mdb").unlink(missing_ok=True)
-        draft.rename(path)
+def _copy(snapshot: Path, draft: Path) -> Path:
+    """A snapshot's store in a folder that is on disk when this returns."""
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(snapshot, draft)
+    (draft / "lock.mdb").unlink(missing_ok=True)
+    for file in draft.iterdir():
+        generation.sync(file)
+    generation.sync(draft)
+    return draft

@@ -15,10 +15,11 @@ import numpy as np
 from models.base import Model
 from state.deltas import DeltaLog
 from state.follower import StoreSource
-from state.store import Store, StoreMissing
+from state.meta import get_version
+from state.store import Store, StoreConfigurationChanged, StoreMissing
 from stream.amend import Reopen
 from stream.clock import RetentionClock
-from stream.drift import Alarm, DriftConfig, DriftMonitor
+from stream.drift import DETECTORS, Alarm, DriftConfig, DriftMonitor
 from stream.guard import ModelHeld, hold
 from stream.learn import LearnConfig, LearnStage
 from stream.log import PARTITION, EventLog
@@ -106,12 +107,26 @@ def _learn_session(
         stack.callback(log.close)
         folds = {FOLD_NAME: StoreSource(fold_store)}
         stage = LearnStage(store, folds, build_models(store), rng, config=config.stage)
+        _require_folded(stage, fold_store)
+        metrics.begin(stage.models, DETECTORS)
         _log.info("learn starts", extra={"version": stage.version, "offsets": stage.offsets})
         try:
             _learn_until(is_over, stage, _Stores(store, fold_store, log, snapshots), config, metrics)
         except Reopen as reason:
             _log.warning("learn opens its models anew: %s", reason)
         _log.info("learn stops", extra={"version": stage.version})
+
+
+def _require_folded(stage: LearnStage, fold_store: Store) -> None:
+    """What a fold store gives after a version that it does not have yet would be passed over."""
+    learned = stage.fold_versions.get(FOLD_NAME, 0)
+    with fold_store.read() as txn:
+        folded = get_version(txn, fold_store, "fold")
+    if learned > folded:
+        raise StoreConfigurationChanged(
+            f"store {fold_store.path} is at version {folded}, and {learned} of it were learned: it is not the one they "
+            "came from. Put that one back, or restore both (`runnel up --from-snapshot DIR`)"
+        )
 
 
 class _Stores(NamedTuple):
@@ -135,7 +150,8 @@ def _learn_until(
         seconds = stepped_at - started_at
         metrics.stepped(now_ms(), seconds, stores.learn.commit_seconds if result.num_deltas else None)
         if result.num_deltas:
-            metrics.learned(_stamps(stores.fold, fold_version, result.num_deltas), now_ms(), result.losses)
+            stamps = _stamps(stores.fold, fold_version, result.num_deltas)
+            metrics.learned(stamps, now_ms(), result.losses, result.refused)
         _heed(drift.observe(result), stage, config.drift, stores.learn, metrics)
         if stepped_at >= upkeep_at:
             upkeep_at = stepped_at + config.upkeep_seconds

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from state.view import View
 from stream.fold import FoldStage
 from stream.learn import LearnStage
 from stream.log import PARTITION, EventLog, LogSource
-from stream.restore import restore
+from stream.restore import require_whole, restore
 from stream.run import FOLD_NAME
 from tests.stream.helpers import NOW, value, view
 
@@ -100,6 +102,30 @@ def test_a_log_that_does_not_reach_back_is_refused_with_its_offsets(tmp_path: Pa
     with pytest.raises(StoreError, match="holds offsets 0 to 5; the snapshots go on at 30"):
         restore(kept, tmp_path / "new")
     assert not (tmp_path / "new" / "fold").exists()
+
+
+@pytest.mark.parametrize("sync", range(12))
+def test_a_restore_that_ends_anywhere_is_done_again_and_is_whole(
+    tmp_path: Path, sync: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(tmp_path / "old", 30, at=0)
+    kept, home, num_syncs = snapshots(tmp_path / "old", "learn", "fold"), tmp_path / "new", count()
+
+    def end_at(_: Path) -> None:
+        if next(num_syncs) == sync:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr("state.generation.sync", end_at)
+        restore(kept, home)
+    num_stores = sum((home / stage).is_dir() for stage in ("fold", "learn"))
+    if num_stores > 0 and (home / "restoring").exists():
+        with pytest.raises(StoreError, match=f"{home} was restored in part"):
+            require_whole(home)
+    if num_stores < 2 or (home / "restoring").exists():
+        restore(kept, home)
+    require_whole(home)
+    assert run(home, 0, at=30) == before
 
 
 def test_a_directory_without_snapshots_is_named(tmp_path: Path) -> None:

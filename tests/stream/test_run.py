@@ -1,16 +1,17 @@
 # The stages as processes: they catch up, stop when told, trim what is learned, and refuse a second writer.
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from threading import Event
 
 import pytest
 
 from state.deltas import DeltaLog
-from state.store import Store, StoreLocked
+from state.store import Store, StoreConfigurationChanged, StoreLocked
 from stream.log import PARTITION, EventLog
 from stream.run import learned_version, run_fold
-from stream.run_learn import TrainBudget
+from stream.run_learn import TrainBudget, run_learn
 from tests.stream.helpers import NOW, value, view
 from tests.stream.stage_process import finish, start
 from tests.stream.waiting import stored_offsets, wait_until
@@ -43,6 +44,18 @@ def test_a_learner_without_a_fold_store_stops_when_told(tmp_path: Path) -> None:
     learner = start("learn", tmp_path)
     wait_until(lambda: (tmp_path / "learn" / "data.mdb").exists())
     finish(learner)
+
+
+def test_a_learner_refuses_a_fold_store_that_it_is_ahead_of(tmp_path: Path) -> None:
+    append(tmp_path, 0, 30)
+    stages = [start("fold", tmp_path), start("learn", tmp_path)]
+    wait_until(lambda: stored_offsets(tmp_path / "learn", "learn").get(PARTITION) == 30)
+    for stage in stages:
+        finish(stage)
+    shutil.rmtree(tmp_path / "fold")
+    Store(tmp_path / "fold", "fold", writer=True).close()
+    with pytest.raises(StoreConfigurationChanged, match=r"fold is at version 0, and \d+ of it were learned"):
+        run_learn(tmp_path, Event(), 0)
 
 
 def test_a_second_fold_process_is_refused_and_told_who_holds_the_store(tmp_path: Path) -> None:
