@@ -101,9 +101,9 @@ class EntryFold:
         """Up to `num_examples` examples of stored records."""
         return self._of_kept_items(self._replay.draw(txn, rng, num_examples))
 
-    def walk(self, txn: Txn, after: bytes, until: int, num_examples: int) -> tuple[list[Example], bytes | None]:
+    def walk(self, txn: Txn, after: bytes, num_examples: int) -> tuple[list[Example], bytes | None]:
         """Examples of stored records in order, as `Replay.walk` gives them."""
-        examples, place = self._replay.walk(txn, after, until, num_examples)
+        examples, place = self._replay.walk(txn, after, num_examples)
         return self._of_kept_items(examples), place
 
     def flush(self, txn: Txn) -> None:
@@ -141,13 +141,13 @@ class EntryFold:
                 end = bisect_left(rows, entry[:KEY_BYTES])
             history = rows[max(0, end - self._max_entries) : end]
             if sequence.add(entry) is Outcome.NEW and entry[SIGNAL_OFFSET] in self._learned:
-                yield Example(entry, self._without_gone(history))
+                yield Example(entry, self._without_gone(history), user)
 
     def _of_kept_items(self, examples: list[Example]) -> list[Example]:
         if not self._gone:
             return examples
         kept = [example for example in examples if int.from_bytes(example.target[_ITEM], "big") not in self._gone]
-        return [Example(target, self._without_gone(history)) for target, history in kept]
+        return [example._replace(history=self._without_gone(example.history)) for example in kept]
 
     def _without_gone(self, history: list[bytes]) -> list[bytes]:
         if not self._gone:

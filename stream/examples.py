@@ -20,6 +20,7 @@ class Example(NamedTuple):
 
     target: bytes
     history: list[bytes]
+    user: bytes
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class ExampleConfig:
 
 
 def batch_of(examples: Sequence[Example], signals: SignalTable, config: ExampleConfig) -> Batch:
-    """The examples in their order as a Batch of histories `max_entries` wide; item numbers are the entries'.
+    """The examples in their order as a Batch of histories as wide as the longest; item numbers are the entries'.
 
     What a later entry of the history, or the target itself, refines is left out.
     """
     targets: NDArray[np.void] = np.frombuffer(b"".join([example.target for example in examples]), ENTRY)
-    entries, present = _aligned([example.history for example in examples], config.max_entries)
+    histories = [example.history for example in examples]
+    entries, present = _aligned(histories, max(1, *map(len, histories), 0))
     entries, present = _less_refined(entries, present, targets)
     items = np.where(present, entries["item"].astype(np.int64), PAD)
     at, now = entries["timestamp"].astype(np.int64), targets["timestamp"].astype(np.int64)

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model
 from models.examples import cut_query
-from models.rank import sunk, target_ranks
+from models.rank import distinct, ranks_without, sunk
 
 
 @dataclass(frozen=True)
 class PrequentialConfig:
     """What is scored of the stream before it is learned."""
 
-    rows_per_batch: int = 8  # of the first wanted examples of each batch; 0 scores nothing
+    rows_per_batch: int = 8  # of the first wanted examples of every second batch; 0 scores nothing
     cutoff: int = 10
     window: int = 2000  # scored examples that the fading window remembers, about
     num_lists: int = 200  # newest lists of each model, one a batch, that coverage looks at
@@ -43,11 +43,11 @@ class Prequential:
             return {}
         hits_of: dict[str, list[bool]] = {}
         query, targets = cut_query(batch.query, rows), batch.items[rows]
-        session = np.where(query.in_session, query.items, PAD)
+        session = distinct(np.where(query.in_session, query.items, PAD), targets)
         fade = (1.0 - 1.0 / self._config.window) ** len(rows)
         for name, model in models.items():
             scores = model.score(query)
-            found = target_ranks(scores, targets, session) <= self._config.cutoff
+            found = ranks_without(scores, targets, session) <= self._config.cutoff
             tests, hits = self.sums.get(name, (0.0, 0.0))
             self.sums[name] = (tests * fade + len(rows), hits * fade + float(np.count_nonzero(found)))
             hits_of[name] = found.tolist()

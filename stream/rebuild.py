@@ -3,19 +3,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from models.base import Model
+from models.base import Batch, Model
 from models.configured import Configs
+from models.examples import cut
 from state.delta import Delta
 from state.meta import (
     canonical_config,
     get_config,
     get_configs,
-    get_event_time,
     get_held,
     get_rebuilds,
     put_config,
@@ -30,6 +31,7 @@ from stream.amend import Reopen, amend
 from stream.entry_fold import EntryFold
 from stream.examples import Example
 from stream.prequential import Prequential
+from stream.replay import place_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +51,7 @@ class ModelRebuilt(Reopen):
 class RebuildState(msgspec.Struct):
     """How far a rebuild is; in the store's meta as `rebuild:NAME`."""
 
-    until: int  # event time of its begin: records are learned up to it, what comes later is learned live
-    after: bytes = b""  # place in the users by hash
+    after: bytes = b""  # place in the users by hash: those up to it learn live, of the others what is stored later
     is_replayed: bool = False
 
 
@@ -65,7 +66,7 @@ def begin(store: Store, name: str) -> None:
         raise ValueError(f"no model {name!r} was learned; there are {', '.join(names) or 'none'}")
     with store.write() as txn:
         _forget(txn, store, name)
-        store.put_meta(txn, f"rebuild:{name}", RebuildState(get_event_time(txn, store, "learn")))
+        store.put_meta(txn, f"rebuild:{name}", RebuildState())
         put_rebuilds(txn, store, {**get_rebuilds(txn, store), name: "to begin when the learner runs"})
 
 
@@ -114,9 +115,10 @@ def fingerprint(model: Model) -> str:
 class Rebuilds:
     """The rebuilds that a learn stage has under way: of its models, those named NAME.next.
 
-    Each learns some of the stored examples in every step, user by user in the order of their hashes, and all that
-    comes. Once it has seen every user, it is tested beside the served one; when its hit rate over enough tests is at
-    least as good, it takes its place in a commit of its own. All of it is in the step's commit: a kill resumes it.
+    Each learns some of the stored examples in every step, user by user in the order of their hashes; of what comes it
+    learns that of the users it has come to: the rest is stored, and learned with them. Once it has seen every user, it
+    is tested beside the served one; when its hit rate over enough tests is at least as good, it takes its place in a
+    commit of its own. All of it is in the step's commit: a kill resumes it.
     """
 
     def __init__(self, txn: Txn, store: Store, models: Mapping[str, Model], config: RebuildConfig) -> None:
@@ -132,12 +134,22 @@ class Rebuilds:
         """Names of the models that are not to be tested yet."""
         return {name + NEXT for name, state in self._states.items() if not state.is_replayed}
 
+    def part(self, name: str, examples: Sequence[Example], batch: Batch) -> Batch:
+        """What of a batch a model is to learn now: all of it, but for a model NAME.next that has not come to all users.
+        `batch` is of the examples, and of replayed ones behind them."""
+        state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
+        if state is None or state.is_replayed:
+            return batch
+        is_new = np.ones(len(batch.items), np.bool_)
+        is_new[: len(examples)] = [place_of(example.user) <= state.after for example in examples]
+        return cut(batch, np.flatnonzero(is_new))
+
     def stored(self, txn: Txn, folded: EntryFold, name: str, prequential: Prequential) -> list[Example]:
         """The next stored examples for a model NAME.next; none where it has had all, or is no such model."""
         state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
         if state is None or state.is_replayed:
             return []
-        examples, after = folded.walk(txn, state.after, state.until, self._config.examples_per_step)
+        examples, after = folded.walk(txn, state.after, self._config.examples_per_step)
         state.after, state.is_replayed = after or state.after, after is None
         if state.is_replayed:  # from now on both are tested, with the same examples
             prequential.begin((name, name.removesuffix(NEXT)))

@@ -53,14 +53,15 @@ class Replay:
         for key, place in zip(_keys(rng, num_examples), places, strict=True):
             if not (cursor.set_range(key) or cursor.first()):
                 break
-            rows = read_record(txn, self._store, cursor.value()).sequence.rows
+            user = cursor.value()
+            rows = read_record(txn, self._store, user).sequence.rows
             chosen = 1 + int(place * (len(rows) - 1))
             if chosen < len(rows) and rows[chosen][SIGNAL_OFFSET] in self._learned:
-                drawn.append(Example(rows[chosen], rows[max(0, chosen - self._max_entries) : chosen]))
+                drawn.append(Example(rows[chosen], rows[max(0, chosen - self._max_entries) : chosen], user))
         return drawn
 
-    def walk(self, txn: Txn, after: bytes, until: int, num_examples: int) -> tuple[list[Example], bytes | None]:
-        """All examples of the users behind a place, user by user, each in event order, up to the event time `until`.
+    def walk(self, txn: Txn, after: bytes, num_examples: int) -> tuple[list[Example], bytes | None]:
+        """All examples of the users behind a place, user by user, each in event order.
 
         Ends with the user who brings them to `num_examples`; gives the place behind that one, None behind the last.
         The first place is empty.
@@ -71,15 +72,19 @@ class Replay:
             key, user = cursor.item()
             if key + user > after:
                 rows = read_record(txn, self._store, user).sequence.rows
-                rows = [row for row in rows if int.from_bytes(row[:8], "big") <= until]
                 for place, row in enumerate(rows):
                     if row[SIGNAL_OFFSET] in self._learned:
-                        examples.append(Example(row, rows[max(0, place - self._max_entries) : place]))
+                        examples.append(Example(row, rows[max(0, place - self._max_entries) : place], user))
                 after = key + user
                 if len(examples) >= num_examples:
                     return examples, after
             found = cursor.next()
         return examples, None
+
+
+def place_of(user: bytes) -> bytes:
+    """Where `walk` comes to a user."""
+    return xxh64_digest(user) + user
 
 
 def _keys(rng: np.random.Generator, num_keys: int) -> list[bytes]:

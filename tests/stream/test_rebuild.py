@@ -127,10 +127,12 @@ def test_the_new_model_takes_the_place_everywhere_without_a_restart(system: Syst
     assert system.stage.rebuilds.progress(system.stage.prequential) == {}
 
 
-def test_a_rebuilt_counter_has_counted_every_stored_and_every_live_event_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [0, 240_000])
+def test_a_rebuilt_counter_has_counted_every_stored_and_every_live_event_once(tmp_path: Path, ahead: int) -> None:
     system = System(tmp_path, ("popularity",))
     for _ in range(4):
         system.learn()
+    system.values.append(value(view("u5", "i1", ahead, event_id="of a clock that is ahead")))
     system.rebuild("popularity", LONG)
     rebuilt = system.stage.models["popularity"]
     assert isinstance(rebuilt, Popularity)
