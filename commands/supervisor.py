@@ -62,8 +62,7 @@ class Supervisor:
         for child in self._children.values():
             if child.process is None:
                 if now >= child.start_again:
-                    child.restarts += 1
-                    self._launch(child, now)
+                    self._launch_again(child, now)
             elif child.process.poll() is not None:
                 self._note_death(child, child.process.returncode, now)
 
@@ -102,15 +101,27 @@ class Supervisor:
         child.started = now
         write_note(self._run_dir / f"{child.name}.pid", note_of(child.process.pid, " ".join(child.command)))
 
+    def _launch_again(self, child: _Child, now: float) -> None:
+        try:
+            self._launch(child, now)
+        except OSError as error:  # a disk that takes nothing may do so again later
+            if child.process is None:
+                self._put_off(child, now)
+                self._say(f"{child.name} cannot be started ({error}); trying again in {child.backoff:.1f} s")
+        child.restarts += child.process is not None
+
+    def _put_off(self, child: _Child, now: float, calm: bool = False) -> None:
+        config = self._config
+        child.backoff = config.first_backoff if calm else min(2 * child.backoff, config.longest_backoff)
+        child.start_again = now + child.backoff
+
     def _note_death(self, child: _Child, code: int, now: float) -> None:
         ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         log = self._run_dir / f"{child.name}.log"
         if code == WRONG_USE:
             raise CommandError(f"{child.name} cannot run ({log}): {_last_line(log)}")
-        config = self._config
-        calm = now - child.started >= config.calm_after or child.backoff == 0.0
-        child.backoff = config.first_backoff if calm else min(2 * child.backoff, config.longest_backoff)
-        child.process, child.start_again = None, now + child.backoff
+        child.process = None
+        self._put_off(child, now, now - child.started >= self._config.calm_after or child.backoff == 0.0)
         end_processes(marked(f"{self._instance}.{child.name}"), 0.5)  # what it had started; Ray's hold ports
         self._say(f"{child.name} died ({ending}; see {log}); starting it again in {child.backoff:.1f} s")
 

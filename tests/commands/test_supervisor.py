@@ -56,6 +56,26 @@ def test_a_killed_child_is_started_again_and_the_death_is_said(
     assert any("fold died (killed by signal 9" in line for line in said)
 
 
+def test_a_disk_that_takes_nothing_when_a_child_is_to_start_is_waited_for(tmp_path: Path, said: list[str]) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    supervisor = Supervisor(run_dir, f"test-{os.getpid()}", said.append, _QUICK)
+    supervisor.start("fold", SLEEPER, time.monotonic())
+    pid = _pid(run_dir, "fold")
+    run_dir.rename(tmp_path / "away")
+    os.kill(pid, signal.SIGKILL)
+
+    def is_put_off() -> bool:
+        supervisor.poll(time.monotonic())
+        return any("fold cannot be started" in line for line in said)
+
+    wait_until(is_put_off, "a start that fails")
+    (tmp_path / "away").rename(run_dir)
+    _poll_until_restarted(supervisor, "fold", 1)
+    assert is_alive(_pid(run_dir, "fold"))
+    supervisor.stop()
+
+
 def test_what_a_killed_child_had_started_is_ended_before_it_starts_again(
     supervisor: Supervisor, tmp_path: Path
 ) -> None:
