@@ -7,8 +7,10 @@ For each number of users a fold store is built in bulk (20 entries each), then m
 of uniformly drawn users are folded in synced commits of 20 and of 60 events (20 ms at 1,000 and at 3,000 a second), and
 records are read as a request does, sequence, seen and dislikes with the offsets in one transaction. Costs are medians,
 of commits and of reads. Anonymous memory (RssAnon) is read at the end, when the cache of records is as full as it gets;
-what is mapped of the file (RssFile) is page cache, quoted apart. `slope` is that of a straight line through log cost
-over log users; the limit is for the cadence of 1,000 a second.
+what is mapped of the file (RssFile) is page cache, quoted apart. The file is read once before each run, and `disk
+reads` counts the pages that were not there all the same: a system that drops what was not used for a minute measures
+its disk. `slope` is that of a straight line through log cost over log users; the limit is for the cadence of 1,000 a
+second.
 
 Commits of 10,000 would tell of themselves, not of the store: small stores share pages between their events, large
 ones do not. What still grows is what a B-tree must: a branch page an event while it gets deeper (7.5 KB written an
@@ -22,6 +24,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Annotated
 
 import numpy as np
@@ -50,6 +53,8 @@ def build(folder: Path, num_users: int) -> None:
 def measure(folder: Path, num_users: int, num_events: int, run: int) -> dict[str, float]:
     """Figures of a built store, in this process; each run brings newer events."""
     rng = np.random.default_rng(run)
+    warm(folder)
+    faults = getrusage(RUSAGE_SELF).ru_majflt
     with Store(folder, "fold", writer=True) as store:
         found = {}
         for place, (name, commit) in enumerate(COMMITS.items()):
@@ -57,7 +62,15 @@ def measure(folder: Path, num_users: int, num_events: int, run: int) -> dict[str
             source = IterableSource(drawn(num_users, num_events, number, rng), f"values-{number}")
             found[name] = fold_cost(store, source, commit)
         found["request us"] = read_cost(store, num_users, rng)
+    found["disk reads"] = getrusage(RUSAGE_SELF).ru_majflt - faults
     return found | {"anon MB": resident("RssAnon"), "mapped MB": resident("RssFile")}
+
+
+def warm(folder: Path) -> None:
+    """Have the store's pages in the page cache: some systems drop what was not read for a minute."""
+    with (folder / "data.mdb").open("rb", buffering=0) as file:
+        while file.read(1 << 24):
+            pass
 
 
 def drawn(num_users: int, num_events: int, number: int, rng: np.random.Generator) -> list[tuple[int, bytes]]:

@@ -31,14 +31,16 @@ def copy_file(env: lmdb.Environment, path: Path) -> None:
     reading = Thread(target=read, name="copy", daemon=True)
     reading.start()
     try:
-        with path.open("xb", buffering=0) as file:
+        with path.open("xb") as file:
             unsynced = 0
             while piece := os.read(source, _PIECE_BYTES):
                 file.write(piece)
                 unsynced += len(piece)
                 if unsynced >= _STEP_BYTES:
+                    file.flush()
                     os.fdatasync(file.fileno())
                     unsynced = 0
+            file.flush()
             os.fsync(file.fileno())
     finally:
         os.close(source)  # a reader that still writes gets an error, and ends

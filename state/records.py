@@ -58,6 +58,8 @@ class Records:
                 changed[name].append((user, rows))
         for name in SETS:
             _flush_set(txn.cursor(self._store.db(name)), changed[name])
+        for user in self._forgotten:  # such a record knows nothing of the disk that its rows are on from now on
+            self._used.pop(user, None)
         self._forgotten.clear()
         self._idle |= self._used
         self._used = {}

@@ -72,6 +72,10 @@ class View(Generic[ModelT]):
         if back is None:
             return False
         reading_learn = None if learn is None else (learn, learn.begin_read_whole())
+        if fold.is_outdated:  # compacted while this waited: it ends before what was learned
+            if reading_learn is not None:
+                reading_learn[0].end_read(reading_learn[1])
+            return False
         with fold.read() as txn:  # after learn's: what was learned was folded before, so all its items are known
             if self._dictionary is None:
                 self._dictionary = Dictionary(fold)
@@ -125,6 +129,7 @@ class View(Generic[ModelT]):
             if before is not None:
                 self._outgrown[before] = 0
                 self._dictionary = None  # it reads its store
+                self._decoded.clear()
         return self._opened[where]
 
     def _decode(self, stage: Stage, version: int, data: bytes) -> Delta:

@@ -16,8 +16,9 @@ _DAY_MS = 24 * 3_600_000
 
 class Expiry:
     """Looks through the users of a fold store, round and round, for those with nothing newer than `ttl_days` before the
-    newest event. What it finds becomes `user_expiry` events: the fold stage judges them again where they stand in the
-    log, so that a crash or another pace of looking changes no record. 0 days: nobody expires."""
+    newest event (and before now: one event stamped by a clock that jumped ahead makes nobody idle). What it finds
+    becomes `user_expiry` events: the fold stage judges them again where they stand in the log, so that a crash or
+    another pace of looking changes no record. 0 days: nobody expires."""
 
     def __init__(self, store: Store, log: EventLog, ttl_days: int) -> None:
         self._store, self._log, self._ttl_ms = store, log, ttl_days * _DAY_MS
@@ -28,7 +29,7 @@ class Expiry:
         if not self._ttl_ms:
             return 0
         with self._store.read() as txn:
-            until = get_event_time(txn, self._store, "fold") - self._ttl_ms
+            until = min(get_event_time(txn, self._store, "fold"), now_ms) - self._ttl_ms
             records = StoredRecords(self._store, txn)
             idle = [user for user in self._next_users(txn, max_users) if _newest(records, user) <= until]
         if idle and until > 0:

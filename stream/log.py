@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PARTITION = "events-0"
 _OFFSET = struct.Struct(">Q")  # big-endian, so that byte order is number order
+_MAX_POLL_BYTES = 16 << 20  # of one poll, however large its messages are
 _POLL_SECONDS = 0.002  # an idle reader looks at one page this often; costs about 1 % of a core
 
 
@@ -138,9 +139,11 @@ class EventLog:
         """Up to `max_messages` records from `offset` on; fewer, or none, at the end."""
         return self.read_at_commit(offset, max_messages)[0]
 
-    def read_at_commit(self, offset: int, max_messages: int) -> tuple[list[Message], int]:
-        """What `read` gives, and the number of the commit it saw."""
+    def read_at_commit(self, offset: int, max_messages: int, max_bytes: int | None = None) -> tuple[list[Message], int]:
+        """What `read` gives, and the number of the commit it saw. With `max_bytes` it ends with the record that brings
+        it there."""
         messages: list[Message] = []
+        room = max_bytes if max_bytes is not None else 1 << 62
         name, env, events = self.files()
         with env.begin() as txn:
             cursor = txn.cursor(events)
@@ -148,6 +151,9 @@ class EventLog:
                 for key, record in islice(cursor, max_messages):
                     received_at = _OFFSET.unpack_from(record)[0]
                     messages.append(Message(PARTITION, _OFFSET.unpack(key)[0], received_at, record[_OFFSET.size :]))
+                    room -= len(record)
+                    if room <= 0:
+                        break
             return messages, _commit_number(name, txn.id())
 
     def end_offset(self) -> int:
@@ -240,7 +246,7 @@ class LogSource:
             self.wait(deadline - monotonic())
             if self._log.last_commit() == self._commit:
                 return []
-            messages, self._commit = self._log.read_at_commit(self._position, max_messages)
+            messages, self._commit = self._log.read_at_commit(self._position, max_messages, _MAX_POLL_BYTES)
             if messages:
                 self._position = messages[-1].offset + 1
                 self._commit = -1  # there may be more of it

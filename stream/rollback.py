@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from models.base import Model
 from models.tables import RowTable
 from state.delta import Delta
+from state.dictionary import Dictionary
 from state.meta import get_held, put_held
 from state.rows import read_models
 from state.snapshots import Snapshot, list_snapshots
 from state.store import Store, StoreError, Txn
 from state.tables import load_model, replace_model
+from stream.admission import Admission
 from stream.amend import amend
 
 
@@ -47,6 +49,10 @@ def rollback(store: Store, snapshot: Snapshot, models: Mapping[str, Model], now:
             _check_same(name, (txn, kept), (present, store))
             load_model(txn, kept, name, _Part(models[name], is_trained=True), training=True)
             load_model(present, store, name, _Part(models[name], is_trained=False), training=True)
+    expired = np.array(sorted(Admission(store, Dictionary(store)).expired()), np.int64)  # since the snapshot, too
+    for name in names:
+        for table in models[name].tables.values():
+            table.remove(expired)
     if not names:
         raise StoreError(f"{snapshot.path} holds no weights of the models that are learned now: nothing to roll back")
 

@@ -73,7 +73,7 @@ def _fold_session(home: Path, is_over: IsOver, config: FoldRunConfig, metrics: S
                 metrics.keep()
                 store.reader_check()
                 log.reader_check()
-                expiry.look(now_ms())
+                expiry.look(clock())
                 snapshots.upkeep()
                 trim_deltas(store, clock() - config.delta_retention_ms, learned_version(home))
             if result.num_messages:

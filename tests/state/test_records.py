@@ -156,6 +156,24 @@ def test_a_deleted_user_may_come_back_within_the_same_flush(store: Store) -> Non
     assert Records(store, LIMITS).get(b"a").seen_items() == [2]
 
 
+def test_a_deleted_user_who_comes_back_is_kept_as_by_a_process_that_starts_anew(store: Store, tmp_path: Path) -> None:
+    records = Records(store, LIMITS)
+    with Store(tmp_path / "anew", "fold", writer=True) as other:
+        for at in range(1, 40):
+            anew = Records(other, LIMITS)
+            for each, written in ((records, store), (anew, other)):
+                if at == 10:
+                    each.forget(b"a", 0)
+                each.get(b"a").fold(pack(Entry(at, 1, at, 4)), SIGNALS)
+                each.get(b"a").fold_slate(pack_slate(Slate(at, 1, 1, 1, (1,), (0,), (1.0,))))
+                if at % 13 == 0:
+                    each.get(b"a").newest_timestamp()
+                flush(written, each)
+        for name in SETS:
+            with store.read() as one, other.read() as two:
+                assert list(one.cursor(store.db(name))) == list(two.cursor(other.db(name))), name
+
+
 def test_an_earlier_wish_to_be_deleted_does_not_undo_a_later_one(store: Store) -> None:
     records = Records(store, LIMITS)
     records.forget(b"a", received_at=100)

@@ -1,7 +1,7 @@
 # Floods of ids: tables stay within their bound by admission and expiry, in every store alike, whatever the commits.
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from models.tables import RowTable
 from state.dictionary import Dictionary
 from state.dump import dump, dump_serving
 from state.follower import Follower, StoreSource
+from state.record import RecordLimits
+from state.records import read_record
 from state.signals import SignalTable
 from state.store import Store
 from state.view import View
@@ -146,14 +148,42 @@ def test_with_more_sightings_asked_for_an_id_is_learned_from_the_last_of_them_on
     assert counts.values[0, 0] == 1.0  # two takings
 
 
-def test_one_item_in_every_event_and_one_user_in_every_event_leave_bounded_rows(folded: Store, learned: Store) -> None:
-    events = [view("flooder", "hub" if at % 2 else f"i{at % 3000}", at) for at in range(4000)]
-    fold(folded, [value(*events)])
-    stage = learn_all(stage_of(learned, folded, COUNTERS, AdmissionConfig(max_items=500)))
+def flood_by_one_user() -> list[JsonEvent]:
+    """20,000 events of one user in two seconds."""
+    return [view("flooder", f"i{at % 3000}", at // 10, event_id=f"e{at}") for at in range(20_000)]
+
+
+def flood_of_one_item() -> list[JsonEvent]:
+    """One item in every event, by as many users."""
+    return [view(f"u{at}", "hub", at // 10, event_id=f"e{at}") for at in range(20_000)]
+
+
+@pytest.mark.parametrize("events_of", [flood_by_one_user, flood_of_one_item])
+def test_a_flood_leaves_bounded_rows_and_models_that_others_are_served_by(
+    folded: Store, learned: Store, events_of: Callable[[], list[JsonEvent]]
+) -> None:
+    calm, events = (
+        [view(f"calm{at % 40}", f"c{(at * 7 + at // 40) % 20}", at - 5_000) for at in range(400)],
+        events_of(),
+    )
+    fold(folded, [value(*calm), *(value(*events[start : start + 1000]) for start in range(0, len(events), 1000))])
+    stage = stage_of(learned, folded, list(MODELS), AdmissionConfig(max_items=500))
+    while (result := stage.step(NOW, max_trained=2048)).num_deltas:
+        assert result.held == {}
+        assert result.refused == {}
     cells = stage.models["covisitation"].tables["cells"]
     assert not isinstance(cells, RowTable)
     assert max(map(len, cells.rows.values())) <= 2 * 512
     assert len(cells.rows) <= 500
+    for model in stage.models.values():
+        for table in model.tables.values():
+            if isinstance(table, RowTable):
+                assert int(table.present.sum()) <= 500
+                assert np.isfinite(table.values[: table.size][table.present[: table.size]]).all()
+    with folded.read() as txn:
+        record = read_record(txn, folded, b"flooder")
+        assert len(record.sequence.rows) <= RecordLimits().sequence
+        assert read_record(txn, folded, b"calm1").sequence.rows
 
 
 @settings(max_examples=12, deadline=None)

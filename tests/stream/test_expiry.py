@@ -46,6 +46,15 @@ def test_only_users_with_nothing_newer_expire(loop: Loop) -> None:
     assert not is_known(loop, "middle")
 
 
+def test_an_event_of_a_clock_that_jumped_ahead_makes_nobody_idle_who_was_not(loop: Loop) -> None:
+    loop.clock.now += 400 * DAY
+    loop.send(view("ahead", "i1", at=400 * DAY))
+    loop.settle()
+    Expiry(loop.fold_store, loop.log, 180).look(NOW)  # what the retention clock believes
+    loop.settle()
+    assert [is_known(loop, user) for user in ("old", "middle", "new", "ahead")] == [False, True, True, True]
+
+
 def test_no_days_mean_that_nobody_expires(loop: Loop) -> None:
     assert look(loop, 0) == 0
     assert is_known(loop, "old")

@@ -33,6 +33,14 @@ for number in range(100):
 """
 
 
+def test_a_poll_of_large_messages_is_bounded_in_bytes_and_loses_none(log: EventLog) -> None:
+    log.append([b"%d" % number + bytes(6 << 20) for number in range(7)], 1)
+    source = LogSource(log)
+    polled = [source.poll(100, 0) for _ in range(4)]
+    assert [len(messages) for messages in polled] == [3, 3, 1, 0]
+    assert [message.offset for messages in polled for message in messages] == list(range(7))
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[EventLog]:
     log = EventLog(tmp_path / "log")
