@@ -7,6 +7,11 @@ answers of 500 and above, answers that are no problem document or name no field,
 the API accepts and the fold stage rejects, and how memory grows after the first quarter. `--seed` repeats a run;
 `--start` goes on where another one stopped.
 
+Inputs bred from the OpenAPI document (Schemathesis) and bytes for the decoder (hypothesis) come on top, so many times
+those of `make test`:
+
+    HOSTILE_TIMES=100 pytest --timeout=0 tests/serving/test_hostile.py -k "openapi or decoder"
+
 What it found when it was new, each now a test: a query string that is no UTF-8, a request-id header that is no UTF-8
 (Ray reads it), a user id of 257 to 1,024 bytes in a recommendation, an item with an integer feature beyond 64 bits (it
 was accepted, and stopped the fold stage for good), an item that is cut within a character, one NaN that made a whole

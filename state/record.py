@@ -166,7 +166,7 @@ class UserRecord(Struct, gc=False, eq=False):
     `sequence` holds entries; `dislikes` (timestamp u64, hash u64, item u32, disliked u8); `slates` and `impressions`
     what state/slate.py packs; `seen` (timestamp u64, item u32) of entries that are not in the sequence, so that a
     user's first entries are written once. `forgotten_at` is the log's stamp of the last deletion of the user (0 none):
-    what was received up to then must not be folded again.
+    what was received before then must not be folded again.
     """
 
     limits: RecordLimits = RecordLimits()

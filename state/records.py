@@ -34,12 +34,8 @@ class Records:
             self._used[user] = record
         return record
 
-    def is_forgotten(self, user: bytes, received_at: int) -> bool:
-        """Whether the user was deleted by a wish that the log stamped at or after `received_at` (milliseconds)."""
-        return received_at <= self.get(user).forgotten_at
-
     def forget(self, user: bytes, received_at: int) -> None:
-        """Delete all rows of a user, and have dropped from now on what the log stamped up to `received_at`."""
+        """Delete all rows of a user, and have `received_at` stand as the time up to which nothing counts."""
         received_at = max(received_at, self.get(user).forgotten_at)
         self._used[user] = UserRecord(self._limits, forgotten_at=received_at)
         self._forgotten[user] = received_at

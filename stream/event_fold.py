@@ -100,7 +100,7 @@ class EventFold:
     def _fold_signal(self, event: SignalEvent, received_at: int, changes: Changes) -> str:
         user = event.user_id.encode()
         record = self._records.get(user)
-        if received_at <= record.forgotten_at:
+        if received_at < record.forgotten_at:
             return "late"
         entry = to_entry(event, self.dictionary.number, self._signals)
         outcome = record.fold(entry, self._signals)
@@ -134,7 +134,7 @@ class EventFold:
     def _fold_shown(self, event: Slate | Impression, received_at: int, changes: Changes) -> str:
         user = event.user_id.encode()
         record = self._records.get(user)
-        if received_at <= record.forgotten_at:
+        if received_at < record.forgotten_at:
             return "late"
         if isinstance(event, Slate):
             row = to_slate(event, self.dictionary.number)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol
@@ -20,6 +21,7 @@ from state.signals import SignalTable
 from stream.event import EventDecoder
 from tests.serving.helpers import NOW, Loop, open_loop, view, wait_until
 
+TIMES = int(os.environ.get("HOSTILE_TIMES", "1"))  # so many times the examples that are bred, drawn anew each time
 DOCUMENTED = [
     ("POST", "/v1/events"), ("POST", "/v1/recommendations"), ("POST", "/v1/similar-items"), ("PUT", "/v1/items"),
     ("GET", "/v1/items/{item_id}"), ("DELETE", "/v1/items/{item_id}"), ("GET", "/v1/users/{user_id}"),
@@ -84,10 +86,10 @@ def test_the_openapi_document_breeds_no_call_that_breaks_the_service(
     operation = schemathesis.openapi.from_dict(app.openapi())[path][method]
 
     @settings(
-        max_examples=60,
+        max_examples=60 * TIMES,
         deadline=None,
         database=None,
-        derandomize=True,
+        derandomize=TIMES == 1,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -116,7 +118,7 @@ WOUNDED = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400 * TIMES, deadline=None, derandomize=TIMES == 1)
 @given(st.lists(WOUNDED | st.binary(max_size=60), max_size=5))
 def test_the_decoder_judges_whatever_bytes_there_are(raws: list[bytes]) -> None:
     decoder = EventDecoder(SignalTable())

@@ -140,10 +140,8 @@ def test_a_deleted_user_leaves_every_set_and_what_was_received_before_stays_out(
         for name in SETS:
             assert txn.get(b"a", db=store.db(name)) is None
     for fresh in (records, Records(store, LIMITS)):
-        assert fresh.is_forgotten(b"a", 99)
-        assert fresh.is_forgotten(b"a", 100)
-        assert not fresh.is_forgotten(b"a", 101)
-        assert not fresh.is_forgotten(b"b", 1)
+        assert fresh.get(b"a").forgotten_at == 100
+        assert fresh.get(b"b").forgotten_at == 0
     assert stored(store, b"b") != UserRecord(LIMITS).encode()
 
 
@@ -180,7 +178,7 @@ def test_an_earlier_wish_to_be_deleted_does_not_undo_a_later_one(store: Store) -
     flush(store, records)
     records.forget(b"a", received_at=50)
     flush(store, records)
-    assert Records(store, LIMITS).is_forgotten(b"a", 100)
+    assert Records(store, LIMITS).get(b"a").forgotten_at == 100
 
 
 def test_an_event_rewrites_a_few_pages_however_large_the_record_is(store: Store) -> None:

@@ -186,6 +186,16 @@ def test_a_deleted_user_leaves_every_set_and_events_received_before_stay_out(sto
     assert items_of(store, "u") == ["b", "y"]
 
 
+def test_events_after_a_deletion_count_though_the_log_stamped_them_alike(store: Store) -> None:
+    delete: JsonEvent = {"type": "user_delete", "user_id": "u", "timestamp": NOW}
+    values = [value(view("u", "a")), value(delete, view("u", "b", 1)), value(view("u", "c", 2))]
+    stage = FoldStage(store, IterableSource([(NOW, data) for data in values]))  # a clock that stands still
+    while stage.step().num_messages:
+        pass
+    assert items_of(store, "u") == ["b", "c"]
+    assert totals_of(store) == {("view", "accepted"): 3, ("user_delete", "accepted"): 1}
+
+
 def test_of_a_user_deleted_within_a_message_the_delta_holds_only_what_came_after(store: Store) -> None:
     delete: JsonEvent = {"type": "user_delete", "user_id": "u", "timestamp": NOW}
     fold(store, [value(view("u", "a"), view("v", "a"), delete)])
