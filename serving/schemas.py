@@ -185,7 +185,7 @@ class Readiness(Struct):
 
     status: str  # ready or degraded
     model_version: int
-    stages: dict[str, str]  # running or dead
+    stages: dict[str, str]  # running, waiting or dead
 
 
 class ModelStanding(Struct):

@@ -117,7 +117,7 @@ class Service:
         with self.versions.read() as (_, home):
             version = home.version
         stages = self._stages.look()
-        return Readiness("degraded" if "dead" in stages.values() else "ready", version, stages)
+        return Readiness("ready" if set(stages.values()) <= {"running"} else "degraded", version, stages)
 
     def close(self) -> None:
         """Stop following, and write what still waits to the log."""

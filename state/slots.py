@@ -84,6 +84,11 @@ class Slot:
         return _Identity(name), lock
 
 
+def has_slot(folder: Path, process: str) -> bool:
+    """Whether a process of this name has a slot in the folder now."""
+    return any(is_held(lock) for lock in folder.glob(f"{process}-*.lock"))
+
+
 def _allocate(path: Path) -> None:
     """Have every block of a file on disk before it is written through memory: where a block is missing on a full disk,
     the write would end the process (SIGBUS). Where there is no room now, it has to do without."""

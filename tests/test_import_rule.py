@@ -57,3 +57,12 @@ def test_no_package_uses_relative_imports() -> None:
         for file in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text())):
                 assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file} imports relatively"
+
+
+def test_nothing_reads_a_pickle() -> None:
+    readers = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
+    calls = ("torch.load", "np.load(", "allow_pickle")
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert not {name.split(".")[0] for name in imported_modules(file)} & readers, file
+            assert not any(call in file.read_text() for call in calls), file

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import numpy as np
+import psutil
 
 from state.store import Store, StoreMissing
 from stream.log import PARTITION, EventLog
@@ -25,6 +26,7 @@ STARTING_SHARE = 0.25  # of the kills come while something still starts
 AIMED_SHARE = 0.6  # of the kills come just after a commit; the others take what they hit
 AIMED_SECONDS = 0.001
 AT_ONCE_SHARE = 0.5  # of the aimed kills come as soon as the commit shows: between two commits that should be one
+CHILD_SHARE = 0.3  # of the kills of a writer hit the process that writes its log alone
 WORK_SECONDS = 60.0  # a process works by then, on any machine
 
 
@@ -48,9 +50,13 @@ class Crew:
         self.processes = {name: self._start(name) for name in names}
         self.findings: list[str] = []
 
-    def kill(self, name: str) -> None:
-        """SIGKILL, and a new start."""
+    def kill(self, name: str, child_alone: bool = False) -> None:
+        """SIGKILL, and a new start; or to the writer's log writer alone, which the writer starts again."""
         process = self.processes[name]
+        if child_alone and process.poll() is None and (children := psutil.Process(process.pid).children()):
+            for child in children:
+                child.kill()
+            return
         if process.poll() is not None:
             self.findings.append(f"{name} ended by itself with {process.returncode}")
         if name in STAGES:
@@ -110,7 +116,7 @@ def run_batch(folder: Path, rng: np.random.Generator, num_kills: int, targets: t
                 await_commit(home, name)
                 if rng.random() >= AT_ONCE_SHARE:
                     sleep(rng.uniform(0.0, AIMED_SECONDS))
-            crew.kill(name)
+            crew.kill(name, name in WRITERS and rng.random() < CHILD_SHARE)
         crew.finish(tuple(name for name in names if name in WRITERS))
         log = EventLog(home / "log")
         end = log.end_offset()

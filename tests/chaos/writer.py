@@ -10,12 +10,13 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from stream.log import EventLog
 from stream.run import now_ms
-from stream.sink import LogSink
+from stream.sink import LogSink, SinkClosed
 from tests.stream.helpers import random_events
 
 CHUNK = 2_000  # events drawn at a time; a writer that is killed soon draws few
@@ -44,8 +45,11 @@ async def write(log: EventLog, name: str, acknowledged: Path, stop: asyncio.Even
             group = [next(values) for _ in range(GROUP)]
             calls = [asyncio.create_task(sink.append(value)) for _, value in group]
             for (mark, _), call in zip(group, calls, strict=True):
-                lines.write(f"{mark} {await call}\n")
-                lines.flush()
+                with suppress(SinkClosed):  # its log writer was killed: not acknowledged
+                    lines.write(f"{mark} {await call}\n")
+                    lines.flush()
+            if not sink.is_alive:  # killed before it had answered at all: a replica would be replaced
+                sink = LogSink(log, now_ms)
             await asyncio.sleep(PAUSE_SECONDS)
     sink.close()
 

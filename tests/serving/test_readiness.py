@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from models.base import Model
+from serving.metrics import ServingMetrics
 from serving.service import Service, ServiceConfig, open_service
+from serving.stages import Stages
 from serving.versions import VersionsConfig
+from state.lock import take_lock
 from state.signals import SignalTable
 from state.view import View
 from stream.log import EventLog
@@ -54,6 +57,23 @@ def test_a_killed_stage_is_told_by_readiness_metrics_and_log_and_so_is_its_retur
         stage.wait()
         client.close()
         service.close()
+
+
+def test_a_stage_that_waits_for_its_store_is_not_told_dead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "runnel.serving")
+    stages = Stages(tmp_path, ("fold",), ServingMetrics())
+    (tmp_path / "fold").mkdir()
+    (tmp_path / "run" / "metrics").mkdir(parents=True)
+    store, slot = (take_lock(tmp_path / path) for path in ("fold/writer.lock", "run/metrics/fold-0.lock"))
+    assert store is not None
+    assert slot is not None
+    for held, state in ((None, "running"), (store, "waiting"), (slot, "dead")):
+        if held is not None:
+            os.close(held)
+        assert stages.look() == {"fold": state}
+        stages.watch()
+    assert "the fold stage waits, and its log tells for what" in caplog.text
+    assert "the fold stage has ended" in caplog.text
 
 
 def test_a_replica_whose_writing_process_has_ended_is_neither_alive_nor_ready(tmp_path: Path) -> None:
