@@ -3,12 +3,15 @@
 
 A real `runnel up` learns from Globo's clicks at 1,000 events a second, 10 a call, while the client of
 benchmarks/freshness.py probes ten times a second. All that may grow for a good reason is bounded, so that what still
-grows is a leak: the clicks' users are folded into 2,000, records are short (50 entries, 100 seen), models keep rows of 2,000
-items and of each the 64 most seen with it, deltas are kept for one minute and events for two. With 5,000 users and no
-bound on items, of which Globo brings new ones all the time, it was half an hour of filling: the learner's memory, co-
-visited pairs for the most part, went from 520 to 920 MiB, and lists took 4.0 ms in the end instead of 3.3. Memory and files are sampled every 5 s, latencies are told by the minute. *change*: the
-median of the last third against that of the middle third, in which everything should have filled; *an hour*: the slope
-over both, in percent of the median. Ctrl-C ends it early and tells what there is.
+grows is a leak: the clicks' users are folded into 2,000, records are short (50 entries, 100 seen), models keep rows of
+2,000 items and of each the 64 most seen with it, deltas are kept for one minute and events for two. Memory and files
+are sampled every 5 s, latencies are told by the minute. *change*: the median of the last third against that of the
+middle third, in which everything should have filled; *an hour*: the slope over both, in percent of the median. Ctrl-C
+ends it early and tells what there is.
+
+With 5,000 users and no bound on items, of which Globo brings new ones all the time, it was half an hour of filling: the
+learner's memory, co-visited pairs for the most part, went from 520 to 920 MiB, and lists took 4.0 ms in the end
+instead of 3.3.
 """
 
 from __future__ import annotations
