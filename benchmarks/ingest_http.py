@@ -19,6 +19,11 @@ gathering calls before they went to the thread, nor the thread handing its group
 that goes first changed neither row: the service is what they wait for. With the loop on one core and all else on the
 other it is steadily three quarters of the empty handler's rate; left to the scheduler, half of the runs are there, and
 the others stand a third of the time idle while loop and writer take turns on one core.
+
+With both stages at work one client's batches of 100 are half as many: three files are synced to one disk then. With the
+home in memory they are twice as many; the stages' priority and a log file written ahead of need changed nothing. One
+timer a body and counts that keep their labels took 15 of the 45 us that a call costs in the app beyond an empty one.
+Ray told not to watch for a client that hangs up makes both sides faster, the empty one more.
 """
 
 from __future__ import annotations
