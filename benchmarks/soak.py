@@ -43,7 +43,7 @@ SETTINGS = {
     "LEARN__DELTA_RETENTION_MS": "60000",
     "LEARN__EVENT_RETENTION_MS": "120000",
     "LEARN__STAGE__ADMISSION__MAX_ITEMS": "2000",
-    "LEARN__CONFIGS": '{"covisitation": {"max_cells": 64}}',
+    "LEARN": '{"configs": {"covisitation": {"max_cells": 64}}}',
     "FOLD__STAGE__RECORDS__SEQUENCE": "50",
     "FOLD__STAGE__RECORDS__SEEN": "100",
 }
