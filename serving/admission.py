@@ -116,19 +116,18 @@ class _Body:
             self._timer.cancel()
 
     async def _next(self) -> Message:
+        seconds = self._admission.max_body_seconds
         if self._timer is None:
-            seconds = self._admission.max_body_seconds
             self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
-        self._waiting = asyncio.current_task()
+        self._waiting = task = asyncio.current_task()
         try:
             if not self._is_late:
                 return await self._receive()
         except asyncio.CancelledError:
-            if not self._is_late or self._waiting is None or self._waiting.uncancel():
+            if not self._is_late or task is None or task.uncancel():
                 raise  # somebody else's
         finally:
             self._waiting = None
-        seconds = self._admission.max_body_seconds
         raise Problem(408, f"the body did not come within {seconds:g} s", headers={"Connection": "close"})
 
     def _expire(self) -> None:

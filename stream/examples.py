@@ -37,8 +37,7 @@ def batch_of(examples: Sequence[Example], signals: SignalTable, config: ExampleC
     What a later entry of the history, or the target itself, refines is left out.
     """
     targets: NDArray[np.void] = np.frombuffer(b"".join([example.target for example in examples]), ENTRY)
-    histories = [example.history for example in examples]
-    entries, present = _aligned(histories, max(1, *map(len, histories), 0))
+    entries, present = _aligned([example.history for example in examples])
     entries, present = _less_refined(entries, present, targets)
     items = np.where(present, entries["item"].astype(np.int64), PAD)
     at, now = entries["timestamp"].astype(np.int64), targets["timestamp"].astype(np.int64)
@@ -49,9 +48,11 @@ def batch_of(examples: Sequence[Example], signals: SignalTable, config: ExampleC
     return Batch(query, targets["item"].astype(np.int64), signals.labels[codes], signals.weights[codes])
 
 
-def _aligned(histories: Sequence[Sequence[bytes]], width: int) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """([B, width] ENTRY, zeros on the left where a history is shorter; [B, width] where an entry stands)."""
+def _aligned(histories: Sequence[Sequence[bytes]]) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
+    """([B, width] ENTRY, zeros on the left where a history is shorter; [B, width] where an entry stands), as wide as the
+    longest, at least 1."""
     lengths = np.fromiter(map(len, histories), np.int64, len(histories))
+    width = int(lengths.max(initial=1))
     # Row by row, True where an entry stands: the joined histories fall into these places in order.
     present = np.arange(width) >= width - lengths[:, None]
     entries: NDArray[np.void] = np.zeros(present.shape, ENTRY)

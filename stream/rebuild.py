@@ -137,8 +137,8 @@ class Rebuilds:
     def part(self, name: str, examples: Sequence[Example], batch: Batch) -> Batch:
         """What of a batch a model is to learn now: all of it, but for a model NAME.next that has not come to all users.
         `batch` is of the examples, and of replayed ones behind them."""
-        state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
-        if state is None or state.is_replayed:
+        state = self._walking(name)
+        if state is None:
             return batch
         is_new = np.ones(len(batch.items), np.bool_)
         is_new[: len(examples)] = [place_of(example.user) <= state.after for example in examples]
@@ -146,14 +146,19 @@ class Rebuilds:
 
     def stored(self, txn: Txn, folded: EntryFold, name: str, prequential: Prequential) -> list[Example]:
         """The next stored examples for a model NAME.next; none where it has had all, or is no such model."""
-        state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
-        if state is None or state.is_replayed:
+        state = self._walking(name)
+        if state is None:
             return []
         examples, after = folded.walk(txn, state.after, self._config.examples_per_step)
         state.after, state.is_replayed = after or state.after, after is None
         if state.is_replayed:  # from now on both are tested, with the same examples
             prequential.begin((name, name.removesuffix(NEXT)))
         return examples
+
+    def _walking(self, name: str) -> RebuildState | None:
+        """How far a model NAME.next has come with what is stored; None for one that has had all, or any other."""
+        state = self._states.get(name.removesuffix(NEXT)) if name.endswith(NEXT) else None
+        return None if state is None or state.is_replayed else state
 
     def progress(self, prequential: Prequential) -> dict[str, str]:
         """Model → how far its rebuild is, for a person."""

@@ -21,19 +21,16 @@ _MARK = "restoring"  # a file in the home, from before the first store is there 
 def restore(directory: Path, home: Path) -> dict[Stage, int]:
     """Copy the newest snapshots that fit together into a home that has no stores; their versions.
 
-    Both stores appear complete or not at all: a restore that was killed is to be run again, and takes away what it
-    left. An event log that is there must reach back to where they stand: what came
-    later is folded and learned from it. Where there is none, an empty one is made that goes on there: what came after
+    Both stores appear complete or not at all: a restore that was killed is to be run again, which replaces what it
+    left. An event log that is there must reach back to where they stand: what came later is folded and learned from
+    it. Where there is none, an empty one is made that goes on there: what came after
     the snapshots is lost. Raises StoreError naming the directory, the home or the log.
     """
-    mark = home / _MARK
     for stage in _STAGES:
-        if mark.exists():
-            shutil.rmtree(home / stage, ignore_errors=True)
-        if (home / stage).is_dir() and any((home / stage).iterdir()):
+        if not (home / _MARK).exists() and (home / stage).is_dir() and any((home / stage).iterdir()):
             raise StoreError(f"{home / stage} is there already: restore into a home without stores")
     with undisturbed(directory, "fold"), undisturbed(directory, "learn"):
-        return _restore(_newest_pair(directory), home, mark)
+        return _restore(_newest_pair(directory), home)
 
 
 def require_whole(home: Path) -> None:
@@ -42,7 +39,7 @@ def require_whole(home: Path) -> None:
         raise StoreError(f"{home} was restored in part: do it again (`runnel up --from-snapshot DIR`)")
 
 
-def _restore(pair: tuple[Snapshot, Snapshot], home: Path, mark: Path) -> dict[Stage, int]:
+def _restore(pair: tuple[Snapshot, Snapshot], home: Path) -> dict[Stage, int]:
     with Store(pair[0].path) as store, store.read() as txn:
         offset = get_offsets(txn, store).get(PARTITION, 0)
     log = EventLog(home / "log")
@@ -56,12 +53,13 @@ def _restore(pair: tuple[Snapshot, Snapshot], home: Path, mark: Path) -> dict[St
         log.close()
     with naming(home):
         drafts = [_copy(snapshot.path, home / f"{snapshot.stage}.part") for snapshot in pair]
-        mark.touch()
+        (home / _MARK).touch()
         generation.sync(home)
         for snapshot, draft in zip(pair, drafts, strict=True):
+            shutil.rmtree(home / snapshot.stage, ignore_errors=True)  # of a restore that was killed
             draft.rename(home / snapshot.stage)
         generation.sync(home)
-        mark.unlink()
+        (home / _MARK).unlink()
         generation.sync(home)
     return {snapshot.stage: snapshot.version for snapshot in pair}
 

@@ -49,12 +49,12 @@ def rollback(store: Store, snapshot: Snapshot, models: Mapping[str, Model], now:
             _check_same(name, (txn, kept), (present, store))
             load_model(txn, kept, name, _Part(models[name], is_trained=True), training=True)
             load_model(present, store, name, _Part(models[name], is_trained=False), training=True)
+    if not names:
+        raise StoreError(f"{snapshot.path} holds no weights of the models that are learned now: nothing to roll back")
     expired = np.array(sorted(Admission(store, Dictionary(store)).expired()), np.int64)  # since the snapshot, too
     for name in names:
         for table in models[name].tables.values():
             table.remove(expired)
-    if not names:
-        raise StoreError(f"{snapshot.path} holds no weights of the models that are learned now: nothing to roll back")
 
     def change(txn: Txn, delta: Delta) -> None:
         for name in names:
