@@ -49,8 +49,8 @@ def batch_of(examples: Sequence[Example], signals: SignalTable, config: ExampleC
 
 
 def _aligned(histories: Sequence[Sequence[bytes]]) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """([B, width] ENTRY, zeros on the left where a history is shorter; [B, width] where an entry stands), as wide as the
-    longest, at least 1."""
+    """([B, width] ENTRY, zeros on the left where a history is shorter; [B, width] where an entry stands), as wide as
+    the longest, at least 1."""
     lengths = np.fromiter(map(len, histories), np.int64, len(histories))
     width = int(lengths.max(initial=1))
     # Row by row, True where an entry stands: the joined histories fall into these places in order.
