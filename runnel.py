@@ -18,6 +18,7 @@ from commands.serve import serve
 from commands.simulate import simulate
 from commands.snapshot import snapshot
 from commands.status import status
+from commands.topics import topics
 from commands.up import up
 
 _ABOUT = """Runnel is a recommender that learns from the stream of events.
@@ -41,6 +42,7 @@ for command in (
     rollback,
     compact,
     dead_letters,
+    topics,
 ):
     app.command()(command)
 

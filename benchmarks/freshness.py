@@ -5,7 +5,7 @@ A real `runnel up` learns from Globo's clicks, which another process posts at 10
 1, 10 and 30 a call, with the time of sending. Meanwhile a second client probes ten times a second with users and events
 of its own:
 
-- *session*: from before the POST of its event to the answer of the first recommendation whose `session_offset` covers
+- *session*: from before the POST of its event to the answer of the first recommendation whose `session_offsets` cover
   it (asked again 3 ms after each answer);
 - *model*: to the answer of the first recommendation of a version that has learned it (`learned_offsets` of /v1/model,
   looked at every 15 ms).
@@ -42,6 +42,7 @@ from benchmarks.client import Connection, prepared
 from benchmarks.load import DATA, LoadResult, Plan, loading
 from benchmarks.report import Figure, Row, conditions, report
 from benchmarks.running import Running, running
+from commands.api import reaches
 from serving.schemas import EventsReply, SlateReply
 
 PER_CALL = {100: 1, 1000: 10, 3000: 30}
@@ -58,7 +59,7 @@ class Probe:
 
     user: str
     posted_at: float
-    offset: int
+    offsets: dict[str, int]
     session_at: float = 0.0
     model_at: float = 0.0
 
@@ -111,8 +112,8 @@ class Probing:
             body = msgspec.json.encode(event | {"timestamp": time.time_ns() // 1_000_000})
             posted_at = time.perf_counter()
             reply = msgspec.json.decode(_call(connection, prepared("POST", "/v1/events", body)), type=EventsReply)
-            probe = Probe(user, posted_at, reply.offset)
-            while self._recommend(connection, user).session_offset < probe.offset:
+            probe = Probe(user, posted_at, reply.offsets)
+            while not reaches(self._recommend(connection, user).session_offsets, probe.offsets):
                 _check_deadline(probe)
                 time.sleep(0.003)
             probe.session_at = time.perf_counter()
@@ -127,7 +128,7 @@ class Probing:
             now = time.perf_counter()
             self.ages.append((now, float(model.model_age_ms or 0)))
             with self._lock:
-                covered = [probe for probe in self._waiting if probe.offset <= sum(model.learned_offsets.values())]
+                covered = [probe for probe in self._waiting if reaches(model.learned_offsets, probe.offsets)]
                 self._waiting = [probe for probe in self._waiting if probe not in covered]
                 for probe in self._waiting:
                     _check_deadline(probe)

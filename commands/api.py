@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -27,12 +27,12 @@ class RetryConfig:
 
 @dataclass
 class Sent:
-    """What became of the events of one or more calls; `offset` is the log's after the last of them."""
+    """What became of the events of one or more calls; `offsets` are the log's, by partition, after the last of them."""
 
     accepted: int = 0
     duplicate: int = 0
     rejected: int = 0
-    offset: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -43,15 +43,20 @@ class Sent:
     def summary(self) -> dict[str, object]:
         """The counts for a JSON summary."""
         counts = {"accepted": self.accepted, "duplicate": self.duplicate, "rejected": self.rejected}
-        return {"events": self.events, **counts, "offset": self.offset}
+        return {"events": self.events, **counts, "offsets": self.offsets}
 
     def add(self, other: Sent) -> None:
         """Take over another call's counts."""
         self.accepted += other.accepted
         self.duplicate += other.duplicate
         self.rejected += other.rejected
-        self.offset = max(self.offset, other.offset)
+        self.offsets |= {name: max(offset, self.offsets.get(name, 0)) for name, offset in other.offsets.items()}
         self.reasons.update(other.reasons)
+
+
+def reaches(offsets: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
+    """Whether every partition has come to where it is wanted."""
+    return all(offsets.get(partition, 0) >= offset for partition, offset in wanted.items())
 
 
 async def post_events(client: httpx.AsyncClient, events: Sequence[bytes], retry: RetryConfig | None = None) -> Sent:
@@ -83,7 +88,7 @@ async def post_events(client: httpx.AsyncClient, events: Sequence[bytes], retry:
 
 def _sent(content: bytes) -> Sent:
     reply = orjson.loads(content)
-    sent = Sent(offset=reply["offset"])
+    sent = Sent(offsets=reply["offsets"])
     for result in reply["results"]:
         if result["status"] == "accepted":
             sent.accepted += 1

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from commands.access import client_headers
+from commands.api import reaches
 from commands.demo_client import DemoClient
 from commands.demo_items import item_document
 from commands.demo_spotlight import keep_spotlight
@@ -78,7 +79,7 @@ class Demo:
             sent = await send(self._url, events, len(events), how)
             self._state.events += sent.accepted
             if self._system.learning:
-                await self._wait_until_learned(client, sent.offset)
+                await self._wait_until_learned(client, sent.offsets)
 
     async def run(self) -> None:
         """Simulated users and the panel, until cancelled."""
@@ -116,11 +117,11 @@ class Demo:
         items = [item_document(self._world, item, self._start_ms) for item in range(first, last)]
         return not items or await client.put_items(items) is not None
 
-    async def _wait_until_learned(self, client: DemoClient, offset: int) -> None:
+    async def _wait_until_learned(self, client: DemoClient, offsets: dict[str, int]) -> None:
         deadline = monotonic() + self._config.learn_patience
         while monotonic() < deadline:
             model = await client.model()
-            if model is not None and sum(model.learned_offsets.values()) >= offset:
+            if model is not None and reaches(model.learned_offsets, offsets):
                 return
             await asyncio.sleep(0.2)
         patience = f"{self._config.learn_patience:.0f} s"

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 import httpx
 import msgspec
 
+from commands.api import reaches
 from commands.demo_state import DemoState
 from serving.schemas import EventsReply, ModelReply, SlateReply
 
@@ -24,7 +25,7 @@ class Slate:
     """A list as served."""
 
     request_id: str
-    session_offset: int
+    session_offsets: dict[str, int]
     item_ids: list[str]
 
 
@@ -45,24 +46,24 @@ class DemoClient:
         self._state.lists += 1
         if reply.model_version >= self._state.model_version:
             self._state.model_version, self._state.model_age_ms = reply.model_version, reply.model_age_ms
-        return Slate(reply.request_id, reply.session_offset, [item.item_id for item in reply.items])
+        return Slate(reply.request_id, reply.session_offsets, [item.item_id for item in reply.items])
 
-    async def send(self, events: Sequence[dict[str, object]]) -> int | None:
-        """Post events; the offset at which they are folded."""
+    async def send(self, events: Sequence[dict[str, object]]) -> dict[str, int] | None:
+        """Post events; the offsets at which they are folded."""
         return self._accepted(await self._call("POST", "/v1/events", {"events": events}, EventsReply))
 
-    async def put_items(self, items: Sequence[dict[str, object]]) -> int | None:
-        """Put items into the catalogue; the offset at which they are folded."""
+    async def put_items(self, items: Sequence[dict[str, object]]) -> dict[str, int] | None:
+        """Put items into the catalogue; the offsets at which they are folded."""
         return self._accepted(await self._call("PUT", "/v1/items", {"items": items}, EventsReply))
 
     async def recommend_covering(
-        self, user_id: str, n: int, model: str | None, offset: int, sent_at: float
+        self, user_id: str, n: int, model: str | None, offsets: Mapping[str, int], sent_at: float
     ) -> tuple[Slate, float] | None:
-        """Ask at once and again until a list's session offset has reached `offset`: that list, and the seconds since
-        `sent_at` (monotonic)."""
+        """Ask at once and again until a list's session offsets have reached `offsets`: that list, and the seconds
+        since `sent_at` (monotonic)."""
         while monotonic() < sent_at + _COVER_PATIENCE:
             slate = await self.recommend(user_id, n, model)
-            if slate is not None and slate.session_offset >= offset:
+            if slate is not None and reaches(slate.session_offsets, offsets):
                 return slate, monotonic() - sent_at
             await asyncio.sleep(_COVER_PAUSE)
         self._state.errors[f"no list knew an event within {_COVER_PATIENCE:.0f} s"] += 1
@@ -72,14 +73,14 @@ class DemoClient:
         """What is folded and learned."""
         return await self._call("GET", "/v1/model", None, ModelReply)
 
-    def _accepted(self, reply: EventsReply | None) -> int | None:
+    def _accepted(self, reply: EventsReply | None) -> dict[str, int] | None:
         if reply is None:
             return None
         self._state.events += reply.accepted
         for result in reply.results:
             if result.status != "accepted":
                 self._state.errors[f"event {result.status}: {result.reason or ''}"] += 1
-        return reply.offset
+        return reply.offsets
 
     async def _call(self, method: str, path: str, body: object, kind: type[_Reply]) -> _Reply | None:
         content = None if body is None else msgspec.json.encode(body)

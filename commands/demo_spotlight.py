@@ -36,8 +36,8 @@ async def _one_skip(stage: Stage, user: int, session_id: str) -> bool:
     skip = Look(item_number(before.item_ids[0]), 0, False, _MEASURE_MS, stage.now())
     event = look_event(skip, (user_id, before.item_ids[0], session_id), before.request_id, stage.start_ms)
     sent_at = monotonic()
-    offset = await client.send([{"event_id": f"{before.request_id}-0", **event}])
-    found = None if offset is None else await client.recommend_covering(user_id, _LENGTH, None, offset, sent_at)
+    offsets = await client.send([{"event_id": f"{before.request_id}-0", **event}])
+    found = None if offsets is None else await client.recommend_covering(user_id, _LENGTH, None, offsets, sent_at)
     if found is None or not found[0].item_ids:
         return False
     after, seconds = found

@@ -78,17 +78,17 @@ class SimulatedUser:
 
     async def _tell(self, looks: list[Look], slate: Slate, session_id: str, left: bool) -> Slate | None:
         """Live through the looks in their time, sending what happened; the next list unless the user left."""
-        config, offset, sent_at = self._config, None, 0.0
+        config, offsets, sent_at = self._config, None, 0.0
         for first in range(0, len(looks), config.events_per_call):
             part = looks[first : first + config.events_per_call]
             await asyncio.sleep(part[-1].at - self._stage.now())
             sent_at = monotonic()
-            offset = await self._stage.client.send([self._event(look, slate, session_id) for look in part])
+            offsets = await self._stage.client.send([self._event(look, slate, session_id) for look in part])
         if left:
             return None
-        if offset is not None and self._stage.rng.random() < config.measured:
+        if offsets is not None and self._stage.rng.random() < config.measured:
             length = config.list_length
-            found = await self._stage.client.recommend_covering(self.user_id, length, self._model, offset, sent_at)
+            found = await self._stage.client.recommend_covering(self.user_id, length, self._model, offsets, sent_at)
             if found is not None:
                 self._stage.state.latencies_ms.append(1000 * found[1])
                 return found[0]

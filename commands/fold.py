@@ -1,10 +1,28 @@
 # runnel fold: the first stage as one process.
 from __future__ import annotations
 
-from commands.options import Home, Supervisor
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands.options import Home, Kafka, Supervisor
+
+if TYPE_CHECKING:
+    from commands.settings import Settings
+
+_ACCEPT_LOSS = typer.Option(
+    "--accept-loss",
+    help="Where Kafka no longer holds what comes next, go on with what it holds, tell what was passed over, and "
+    "return; also while the system runs.",
+)
 
 
-def fold(home: Home = None, supervisor: Supervisor = 0) -> None:
+def fold(
+    home: Home = None,
+    kafka: Kafka = None,
+    lose: Annotated[bool, _ACCEPT_LOSS] = False,
+    supervisor: Supervisor = 0,
+) -> None:
     """Run the fold stage: read events from the log, keep user records and the catalogue.
 
     One of the processes that `runnel up` starts. It stops cleanly on Ctrl-C and SIGTERM, and loses nothing when killed.
@@ -17,8 +35,37 @@ def fold(home: Home = None, supervisor: Supervisor = 0) -> None:
     from stream.metrics import StageMetrics
     from stream.run import run_fold
 
+    settings = load_settings(home=home, servers=kafka)
+    if lose:
+        _accept_loss(settings)
+        return
     stop = begin("fold", supervisor)
-    settings = load_settings(home=home)
     metrics = StageMetrics("fold", Slot(settings.home / "run" / "metrics", "fold"))
     with told_plainly(StoreConfigurationChanged, StoreTooNew):
-        run_fold(settings.home, stop, settings.fold, metrics)
+        run_fold(settings.home, stop, settings.fold, metrics, settings.kafka)
+
+
+def _accept_loss(settings: Settings) -> None:
+    from contextlib import closing
+
+    from commands.errors import CommandError, told_plainly
+    from state.store import Store, StoreError
+    from stream.accept_loss import accept_loss
+    from stream.kafka_source import KafkaSource
+    from stream.loan import borrowed
+    from stream.source import SourceError
+
+    path = settings.home / "fold"
+    if not settings.kafka.servers or not path.is_dir():
+        raise CommandError(f"{settings.home}: --accept-loss is for a home that has folded a Kafka (--kafka HOST:PORT)")
+    with (
+        told_plainly(StoreError, SourceError),
+        borrowed(path),
+        Store(path, "fold", writer=True) as store,
+        closing(KafkaSource(settings.kafka)) as source,
+    ):
+        moved = accept_loss(store, source)
+    for partition, (before, now) in moved.items():
+        print(f"{partition}: {before} would have been next; it goes on at {now}")
+    if not moved:
+        print("nothing is lost: Kafka holds all that comes next")

@@ -41,11 +41,12 @@ class Numbers:
 def read_numbers(home: Path) -> Numbers:
     """What the processes of a home count, and what its log and stores tell; those that cannot be read are left out."""
     metrics = list(read_slots(home / "run" / "metrics"))
-    if (home / "log").is_dir():
+    if any((home / part).is_dir() for part in ("log", "fold")):
         with ExitStack() as stack:
             fold, learn = _opened(home / "fold", stack), _opened(home / "learn", stack)
-            log = EventLog(home / "log")
-            stack.callback(log.close)
+            log = EventLog(home / "log") if (home / "log").is_dir() else None
+            if log is not None:
+                stack.callback(log.close)
             view: View[Model] = View(fold, learn, lambda _: {})
             metrics += HomeMetrics(home, view, log, lambda: int(time() * 1000)).collect()
     return Numbers(metrics)

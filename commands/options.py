@@ -13,5 +13,9 @@ Home = Annotated[
 Host = Annotated[str | None, typer.Option(help="Address of the HTTP API. (default: 127.0.0.1)")]
 Port = Annotated[int | None, typer.Option(help="Port of the HTTP API. (default: 8000)")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0)")]
+Kafka = Annotated[
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT", help="Kafka that events go through. (default: the home's own log)"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
 Supervisor = Annotated[int, typer.Option(hidden=True, help="Pid of the `runnel up` that started this process.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Host, Json, Port
+from commands.options import Host, Json, Kafka, Port
 
 _DATA = typer.Option(help="Directory of the data sets, or one such file. (default: $RUNNEL_DATA or ../shared/data)")
 
@@ -18,9 +18,10 @@ def replay(
     limit: Annotated[int | None, typer.Option(min=1, help="Send this many events, then stop.")] = None,
     host: Host = None,
     port: Port = None,
+    kafka: Kafka = None,
     as_json: Json = False,
 ) -> None:
-    """Send a data set's events to a running system (`runnel up`), with a progress bar.
+    """Send a data set's events to a running system (`runnel up`) or straight to Kafka, with a progress bar.
 
     When the system asks to wait (429, 503) or restarts, replay waits and goes on.
     """
@@ -30,17 +31,20 @@ def replay(
     from commands.access import client_headers
     from commands.errors import told_plainly
     from commands.send import SendConfig, send
+    from commands.send_kafka import send_to_kafka
     from commands.settings import load_settings
     from commands.system import api_url
     from stream.readers import DataError, open_data_set
 
-    settings = load_settings(host=host, port=port, data=data)
+    settings = load_settings(host=host, port=port, data=data, servers=kafka)
     with told_plainly(DataError):
         events, num_events = open_data_set(name, settings.data, limit)
         config = SendConfig(_speed(speed), headers=client_headers(settings))
-        sent = asyncio.run(
-            send(api_url(settings), ((event.timestamp, event.value) for event in events), num_events, config)
-        )
+        timed = ((event.timestamp, event.value) for event in events)
+        if settings.kafka.servers:
+            sent = asyncio.run(send_to_kafka(settings.kafka, timed, num_events, config))
+        else:
+            sent = asyncio.run(send(api_url(settings), timed, num_events, config))
     if as_json:
         print(json.dumps(sent.summary()))
 

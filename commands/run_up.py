@@ -29,6 +29,7 @@ class UpOptions:
     freeze: bool
     duration: float | None  # seconds: of being ready, or in a demo of its users
     from_snapshot: Path | None  # begin from the snapshots in there
+    kafka: str | None
     seed: int | None
     as_json: bool
 
@@ -36,7 +37,8 @@ class UpOptions:
 def run_up(options: UpOptions) -> None:
     """Run until SIGINT, SIGTERM, SIGHUP or the end of the duration; prints the summary last."""
     console = Console(stderr=True)
-    settings = load_settings(home=options.home, host=options.host, port=options.port, seed=options.seed)
+    flags = {"home": options.home, "host": options.host, "port": options.port, "seed": options.seed}
+    settings = load_settings(**flags, servers=options.kafka)
     with told_plainly(KeysMissing):
         require_keys(settings.host, settings.api_keys())
     fresh = options.demo and "home" not in settings.model_fields_set  # the demo's own home begins anew

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from commands.api import Sent, post_events
 
 TimedEvent = tuple[int, bytes]  # event time in milliseconds, JSON
+Post = Callable[[Sequence[bytes]], Awaitable[Sent]]  # returns once the events are durable
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,22 @@ class SendConfig:
 
 
 async def send(url: str, events: Iterable[TimedEvent], num_events: int, config: SendConfig) -> Sent:
+    """Send all events to the API at `url`, as `send_with`."""
+    async with httpx.AsyncClient(base_url=url, headers=config.headers, timeout=30.0) as client:
+        return await send_with(lambda batch: post_events(client, batch), events, num_events, config)
+
+
+async def send_with(post: Post, events: Iterable[TimedEvent], num_events: int, config: SendConfig) -> Sent:
     """Send all events one batch after the other, so that the log keeps their order; shows a progress bar."""
     total, start = Sent(), monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    async with httpx.AsyncClient(base_url=url, headers=config.headers, timeout=30.0) as client:
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            task = progress.add_task("events", total=num_events, rate="")
-            for due, batch in batches(events, config):
-                await asyncio.sleep(max(0.0, start + due - monotonic()))
-                total.add(await post_events(client, batch))
-                progress.update(task, completed=total.events, rate=f"{total.events / (monotonic() - start):,.0f}/s")
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("events", total=num_events, rate="")
+        for due, batch in batches(events, config):
+            await asyncio.sleep(max(0.0, start + due - monotonic()))
+            total.add(await post(batch))
+            progress.update(task, completed=total.events, rate=f"{total.events / (monotonic() - start):,.0f}/s")
     for reason, count in total.reasons.most_common(5):
         console.print(f"rejected {count}: {reason}")
     return total

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Home, Host, Port, Supervisor
+from commands.options import Home, Host, Kafka, Port, Supervisor
 
 
 def serve(
     home: Home = None,
     host: Host = None,
     port: Port = None,
+    kafka: Kafka = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="No learn stage is expected to run.")] = False,
     supervisor: Supervisor = 0,
 ) -> None:
@@ -32,7 +33,7 @@ def serve(
     from serving.ports import PortInUse
 
     stop = begin("serve", supervisor)
-    settings = load_settings(home=home, host=host, port=port)
+    settings = load_settings(home=home, host=host, port=port, servers=kafka)
     service = settings.service_config()
     if freeze:
         service = replace(service, stages=("fold",))

@@ -26,6 +26,7 @@ from serving.steps.history import HistoryConfig
 from serving.steps.selectors import SelectConfig
 from serving.steps.sources import SourceConfig
 from serving.versions import VersionsConfig
+from stream.kafka_config import KafkaConfig
 from stream.run import FoldRunConfig
 from stream.run_learn import LearnRunConfig
 
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     data: Path = Path("../shared/data")  # data sets' directory, or one file
     seed: int = Field(0, ge=0)  # of every random generator
     catalogue: Literal["open", "closed"] = "open"  # open: an item is known from its first event, else from its upsert
+    kafka: KafkaConfig = KafkaConfig()
     fold: FoldRunConfig = FoldRunConfig()
     learn: LearnRunConfig = LearnRunConfig()
     serve: ServeSection = ServeSection()
@@ -109,6 +111,7 @@ class Settings(BaseSettings):
             keys=self.api_keys(),
             admission=serve.admission,
             intake=serve.intake,
+            kafka=self.kafka,
             events=self.fold.stage.events,
             history=HistoryConfig(examples.max_entries, examples.session_gap_ms),
             sources=serve.sources,
@@ -123,6 +126,8 @@ def load_settings(**flags: object) -> Settings:
     Raises CommandError naming key, value and source of the first wrong one.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    if (servers := given.pop("servers", None)) is not None:
+        given["kafka"] = {"servers": servers}
     unknown = next(_unknown_variables(), None)
     if unknown:
         raise CommandError(f"unknown setting {unknown} (environment); known are {', '.join(_known())}")

@@ -32,6 +32,7 @@ class SupervisorConfig:
 class _Child:
     name: str
     command: Sequence[str]
+    is_last: bool = False  # the others need it while they stop
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     backoff: float = 0.0
@@ -52,9 +53,9 @@ class Supervisor:
         self._config = config or SupervisorConfig()
         self._children: dict[str, _Child] = {}
 
-    def start(self, name: str, command: Sequence[str], now: float) -> None:
-        """Start a child and keep it running."""
-        child = self._children[name] = _Child(name, command)
+    def start(self, name: str, command: Sequence[str], now: float, is_last: bool = False) -> None:
+        """Start a child and keep it running; one that is last is stopped when all others have ended."""
+        child = self._children[name] = _Child(name, command, is_last)
         self._launch(child, now)
 
     def poll(self, now: float) -> None:
@@ -68,11 +69,13 @@ class Supervisor:
 
     def stop(self) -> None:
         """SIGTERM to every child, patience, then SIGKILL to whatever carries the mark: no process is left."""
-        running = [child.process for child in self._children.values() if child.process is not None]
-        processes = [psutil.Process(process.pid) for process in running if process.poll() is None]
-        end_processes(processes, self._config.stop_patience)
-        for process in running:
-            process.wait()
+        for is_last in (False, True):
+            children = [child.process for child in self._children.values() if child.is_last == is_last]
+            running = [process for process in children if process is not None]
+            processes = [psutil.Process(process.pid) for process in running if process.poll() is None]
+            end_processes(processes, self._config.stop_patience)
+            for process in running:
+                process.wait()
         left = end_processes(marked(self._instance), 1.0)
         if left:
             self._say(f"ended {len(left)} processes that were left over")

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -15,12 +16,16 @@ import psutil
 
 from commands.claim import Claim
 from commands.errors import CommandError, told_plainly
+from commands.kafka_local import Node, bootstrap, prepare_node
 from commands.settings import Settings
 from commands.supervisor import Supervisor
-from serving.ports import PortInUse, require_free
+from serving.ports import PortInUse, free_ports, require_free
 from state.store import StoreError
+from stream.kafka_topics import make_topics
 from stream.restore import require_whole, restore
+from stream.source import SourceUnready
 
+LOCAL = "local"  # instead of servers: a Kafka of our own
 READY_PATIENCE = 120.0  # seconds; Ray takes about ten to start on two cores
 _LOOK_EVERY = 0.2
 
@@ -36,7 +41,7 @@ class System:
 
     def __init__(self, settings: Settings, learning: bool, say: Callable[[str], None]) -> None:
         """Claims the home and ends what a killed run of it left; CommandError where it is taken or the port is."""
-        self._settings, self._say = settings, say
+        self._settings, self._kafka, self._say = settings, settings.kafka, say
         self._claim = Claim(settings.home)
         self.learning = learning
         if self._claim.ended:
@@ -50,7 +55,7 @@ class System:
 
     def empty(self) -> None:
         """Forget everything that the home holds, before anything is started."""
-        for part in ("log", "fold", "learn", "snapshots"):
+        for part in ("log", "fold", "learn", "snapshots", "kafka"):
             shutil.rmtree(self._settings.home / part, ignore_errors=True)
 
     def restore(self, directory: Path) -> None:
@@ -65,12 +70,15 @@ class System:
         with told_plainly(StoreError):
             require_whole(settings.home)
         self._claim.publish(api_url(settings))
+        if settings.kafka.servers == LOCAL:
+            self._start_kafka()
         home = ["--home", str(settings.home.resolve()), "--supervisor", str(os.getpid())]
+        kafka = ["--kafka", self._kafka.servers] if self._kafka.servers else []
         api = ["--host", settings.host, "--port", str(settings.port), *([] if self.learning else ["--freeze"])]
-        self._start("fold", home)
+        self._start("fold", [*home, *kafka])
         if self.learning:
             self._start("learn", [*home, "--seed", str(settings.seed)])
-        self._start("serve", [*home, *api])
+        self._start("serve", [*home, *kafka, *api])
 
     async def watch(self) -> None:
         """Restart what dies, until cancelled; CommandError where a child cannot run at all."""
@@ -81,6 +89,8 @@ class System:
     async def wait_until_ready(self) -> None:
         """Return when the API takes requests (and has a model version, where it learns)."""
         path, deadline = "/readyz" if self.learning else "/healthz", monotonic() + READY_PATIENCE
+        if self._kafka.servers:
+            await self._make_topics(deadline)
         async with httpx.AsyncClient(base_url=api_url(self._settings), timeout=5.0) as client:
             while monotonic() < deadline:
                 with contextlib.suppress(httpx.TransportError):
@@ -101,6 +111,26 @@ class System:
         """End every process of this home, then give the home back."""
         self._supervisor.stop()
         self._claim.release()
+
+    def _start_kafka(self) -> None:
+        """A Kafka of one node in the home, on free ports; the others' settings name it from now on."""
+        self._say("Kafka starts (its jars are downloaded the first time) ...")
+        node = Node(1, *free_ports(2))
+        command = prepare_node(self._settings.home.resolve() / "kafka", node, [node])
+        self._supervisor.start("kafka", command, monotonic(), is_last=True)
+        self._kafka = replace(self._kafka, servers=bootstrap([node]))
+
+    async def _make_topics(self, deadline: float) -> None:
+        while True:
+            try:
+                made = await asyncio.to_thread(make_topics, self._kafka, 1)
+                break
+            except SourceUnready as error:
+                if monotonic() > deadline:
+                    raise CommandError(str(error)) from error
+                await asyncio.sleep(_LOOK_EVERY)
+        if made:
+            self._say(f"made Kafka topics {', '.join(made)}")
 
     def _start(self, name: str, arguments: list[str]) -> None:
         runnel = str(Path(__file__).resolve().parent.parent / "runnel.py")

@@ -15,6 +15,10 @@ _FOR = typer.Option(
     metavar="TIME",
     help="Stop by itself after 90s, 5m or 1h (counted from being ready).",
 )
+_KAFKA = typer.Option(
+    metavar="HOST:PORT",
+    help="Kafka that events go through; 'local' brings one along. (default: the home's own event log)",
+)
 _FROM = typer.Option(help="Begin a home without stores from the snapshots in this directory.")
 
 
@@ -26,6 +30,7 @@ def up(
     freeze: Annotated[bool, typer.Option("--freeze", help="Serve without learning.")] = False,
     duration: Annotated[float | None, _FOR] = None,
     from_snapshot: Annotated[Path | None, _FROM] = None,
+    kafka: Annotated[str | None, _KAFKA] = None,
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
@@ -36,4 +41,4 @@ def up(
     """
     from commands.run_up import UpOptions, run_up
 
-    run_up(UpOptions(home, host, port, demo, freeze, duration, from_snapshot, seed, as_json))
+    run_up(UpOptions(home, host, port, demo, freeze, duration, from_snapshot, kafka, seed, as_json))

@@ -113,8 +113,8 @@ def _add_items(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/items/{item_id:path}", **describe("Delete an item", schemas.OffsetReply, None, 202, (422, 503)))
     async def delete_item(item_id: str) -> Response:
-        offset = await service.delete({"type": "item_delete", "item_id": item_id}, service.now())
-        return _reply(schemas.OffsetReply(offset, item_id=item_id), 202)
+        done = await service.delete({"type": "item_delete", "item_id": item_id}, service.now())
+        return _reply(schemas.OffsetReply(done.offsets, done.offset, item_id=item_id), 202)
 
 
 def _add_users(app: FastAPI, service: Service) -> None:
@@ -124,8 +124,8 @@ def _add_users(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/users/{user_id:path}", **describe("Forget a user", schemas.OffsetReply, None, 202, (422, 503)))
     async def delete_user(user_id: str) -> Response:
-        offset = await service.delete({"type": "user_delete", "user_id": user_id}, service.now())
-        return _reply(schemas.OffsetReply(offset, user_id=user_id), 202)
+        done = await service.delete({"type": "user_delete", "user_id": user_id}, service.now())
+        return _reply(schemas.OffsetReply(done.offsets, done.offset, user_id=user_id), 202)
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from models.base import Model
 from models.tables import RowTable
+from state.deltas import DeltaLog
 from state.home import Home
 from state.meta import get_held, get_version
 from state.offsets import get_offsets, get_totals
 from state.rows import read_models
+from state.slots import read_slots
 from state.store import Stage, Store, StoreError, Txn
 from state.view import View
-from stream.log import EventLog
+from stream.log import PARTITION, EventLog
 
+_END_OFFSET = "runnel_source_end_offset"
 _PARTS = ("log", "fold", "learn", "snapshots", "run")
 Samples = dict[tuple[str, ...], float]  # by the values of the labels
 
@@ -30,7 +33,8 @@ class _Facts:
     """What the stores tell, each of its last commit."""
 
     version: Samples = field(default_factory=dict)
-    offset: dict[tuple[str, ...], int] = field(default_factory=dict)
+    offsets: dict[str, dict[str, int]] = field(default_factory=dict)  # of a stage, by partition
+    read_last: dict[str, int] = field(default_factory=dict)  # the log's stamp of what a stage has read last
     folded: Samples = field(default_factory=dict)
     learned: Samples = field(default_factory=dict)
     sampled_out: Samples = field(default_factory=dict)
@@ -42,9 +46,12 @@ class _Facts:
     def read(self, txn: Txn, store: Store, stage: Stage) -> None:
         """Take in what the store of a stage tells."""
         self.version[(stage,)] = get_version(txn, store, stage)
-        self.offset[(stage,)] = sum(get_offsets(txn, store, stage).values())
+        self.offsets[stage] = get_offsets(txn, store, stage)
         self.readers[(stage,)], self.pinned[(stage,)] = store.readers()
         totals = get_totals(txn, store)
+        last = DeltaLog(store)
+        stamps = last.stamps(txn, last.last(txn) - 1, 1)
+        self.read_last |= {stage: stamps[0]} if stamps else {}
         if stage == "fold":
             self.folded |= {(kind, outcome): count for (kind, outcome), count in totals.items()}
             return
@@ -62,7 +69,8 @@ class HomeMetrics:
     A store that is not there, or cannot be read, has no samples; its families stay.
     """
 
-    def __init__(self, home: Path, view: View[Model], log: EventLog, clock: Callable[[], int]) -> None:
+    def __init__(self, home: Path, view: View[Model], log: EventLog | None, clock: Callable[[], int]) -> None:
+        """`log`: the home's own, None where it reads Kafka."""
         self._home, self._view, self._log, self._clock = home, view, log, clock
 
     def collect(self) -> Iterator[Metric]:
@@ -87,20 +95,37 @@ class HomeMetrics:
         yield _gauge("runnel_disk_free_bytes", "Disk free for the home", (), {(): shutil.disk_usage(self._home).free})
 
     def _stages(self, facts: _Facts) -> Iterator[Metric]:
-        begin, end = self._log.begin_offset(), self._log.end_offset()
-        lag: Samples = {stage: max(0, end - offset) for stage, offset in facts.offset.items()}
-        events_each = sum(facts.folded.values()) / max(1, facts.offset.get(("fold",), 0))
+        ends = self._end_offsets()
+        lag: Samples = {(stage,): _num_behind(offsets, ends) for stage, offsets in facts.offsets.items()}
+        events_each = sum(facts.folded.values()) / max(1, sum(facts.offsets.get("fold", {}).values()))
         events: Samples = {stage: messages * events_each for stage, messages in lag.items()}
-        waiting: Samples = {stage: self.seconds_since(offset) or 0.0 for stage, offset in facts.offset.items()}
-        yield _gauge("runnel_log_messages", "Messages that the event log holds", (), {(): end - begin})
+        waiting: Samples = {(stage,): self._seconds_waiting(stage, facts, lag[(stage,)]) for stage in facts.offsets}
+        held: Samples = {} if self._log is None else {(): self._log.end_offset() - self._log.begin_offset()}
+        yield _gauge("runnel_log_messages", "Messages that the event log holds", (), held)
         yield _gauge("runnel_stage_version", "Version of a stage's last commit", ("stage",), facts.version)
         yield _gauge("runnel_stage_lag_messages", "Messages in the log that a stage has not read", ("stage",), lag)
         about = "Events in them, as many to a message as in all that were folded"
         yield _gauge("runnel_stage_lag_events", about, ("stage",), events)
         yield _gauge("runnel_stage_lag_seconds", "How long the oldest of them has been there", ("stage",), waiting)
 
+    def _end_offsets(self) -> Mapping[str, int]:
+        """Of each partition; of Kafka's as the fold process told a moment ago."""
+        if self._log is not None:
+            return {PARTITION: self._log.end_offset()}
+        told = [metric for metric in read_slots(self._home / "run" / "metrics") if metric.name == _END_OFFSET]
+        return {sample.labels["partition"]: int(sample.value) for metric in told for sample in metric.samples}
+
+    def _seconds_waiting(self, stage: str, facts: _Facts, num_behind: float) -> float:
+        """How long the oldest message that a stage has not read has been there; with Kafka how long ago it came that
+        was read last, which is a little more."""
+        if self._log is not None:
+            return self.seconds_since(facts.offsets[stage].get(PARTITION, 0)) or 0.0
+        return max(0, self._clock() - facts.read_last[stage]) / 1000 if num_behind and stage in facts.read_last else 0.0
+
     def seconds_since(self, offset: int) -> float | None:
         """Since the log received the message at `offset`, None where there is none."""
+        if self._log is None:
+            return None
         messages = self._log.read(offset, 1)
         if not messages or messages[0].offset != offset:
             return None
@@ -117,6 +142,10 @@ class HomeMetrics:
             except (StoreError, lmdb.Error):
                 continue
         return facts
+
+
+def _num_behind(offsets: Mapping[str, int], ends: Mapping[str, int]) -> int:
+    return sum(max(0, end - offsets.get(partition, 0)) for partition, end in ends.items())
 
 
 def _rows(home: Home[Model]) -> Metric:

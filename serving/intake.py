@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,11 +14,12 @@ from serving.problems import Problem, overloaded, unavailable
 from serving.schemas import EventResult, decode_body
 from serving.split import cut_array
 from stream.event import Event, EventDecoder, ItemDelete, ItemUpsert, SignalEvent, UserDelete
-from stream.sink import EventSink, SinkError, SinkFull
+from stream.sink import EventSink, SinkError, SinkFull, Value
 
 _CHUNK_BYTES = 48_000  # an array of events up to 64 KiB is decoded in one go, and makes one value of the log
 
 IsKnown = Callable[[SignalEvent], bool]
+_Verdict = tuple[EventResult, Event | None]  # with the event, where it is accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,20 @@ class Intake:
 
     async def judge(
         self, raws: Sequence[bytes], now: int, is_known: IsKnown, may_delete: bool
-    ) -> tuple[list[EventResult], list[bytes]]:
+    ) -> tuple[list[EventResult], list[Value]]:
         """The verdict on each event in order, and the values to append. `is_known` says whether the user's record
         holds an event already; without `may_delete` deletions of users and items are rejected."""
         results: list[EventResult] = []
-        values: list[bytes] = []
+        values: list[Value] = []
         for chunk in _chunks(raws):
             if results:
                 await asyncio.sleep(0)  # let other requests of this replica pass between two chunks
-            accepted: list[bytes] = []
-            for raw, result in zip(chunk, self._judge(chunk, now, is_known, may_delete), strict=True):
+            accepted: list[tuple[Event, bytes]] = []
+            for raw, (result, event) in zip(chunk, self._judge(chunk, now, is_known, may_delete), strict=True):
                 results.append(result)
-                if result.status == "accepted":
-                    accepted.append(raw)
-            if accepted:
-                values.append(_array(accepted))
+                if event is not None:
+                    accepted.append((event, raw))
+            values += self._pack(accepted)
         found = Counter(result.status for result in results)
         for status, count in found.items():
             self._counts[status].inc(count)
@@ -80,27 +80,27 @@ class Intake:
         self._recent_values = 0.99 * self._recent_values + len(values)
         return results, values
 
-    def check_lag(self, folded: Callable[[], int]) -> None:
-        """Raise Problem 429 where the fold stage, which has `folded` the log up to an offset, is too far behind.
+    def check_lag(self, folded: Callable[[], Mapping[str, int]]) -> None:
+        """Raise Problem 429 where the fold stage, which has `folded` the log up to these offsets, is too far behind.
 
         The log counts values; how many events there are to a value is taken from recent calls. Looked at again after
         every half percent of the bound: to ask the log costs a tenth of a call.
         """
         if self._unseen < self._config.max_lag_events // 200:
             return
-        behind = (self._sink.end_offset() - folded()) * self._recent_events / self._recent_values
+        behind = self._sink.num_behind(folded()) * self._recent_events / self._recent_values
         if behind > self._config.max_lag_events:
             self._metrics.shed.labels("lag").inc()
             raise overloaded(f"about {behind:.0f} events wait to be folded; {self._config.max_lag_events} may")
         self._unseen = 0
 
-    async def append(self, values: Sequence[bytes]) -> int:
-        """Append values to the log; the offset after the last one (0: nothing to append) once all are durable.
+    async def append(self, values: Sequence[Value]) -> dict[str, int]:
+        """Append values to the log; partition → the offset after the last one there, once all are durable.
 
         Raises Problem 503 where the log cannot take them.
         """
         try:
-            return await self._sink.append(*values) + len(values) if values else 0
+            return await self._sink.append(*values) if values else {}
         except SinkFull as error:
             raise unavailable(f"the event log is behind: {error}") from error
         except SinkError as error:
@@ -135,7 +135,23 @@ class Intake:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(400, f"the body is not JSON: {error}") from error
 
-    def _judge(self, chunk: Sequence[bytes], now: int, is_known: IsKnown, may_delete: bool) -> Iterator[EventResult]:
+    def _pack(self, accepted: Sequence[tuple[Event, bytes]]) -> list[Value]:
+        """Events as values: all in one, or where the sink wants keys one for each user and for each change of the
+        catalogue (a compacted topic keeps the last message of a key)."""
+        if not accepted:
+            return []
+        if not self._sink.is_keyed:
+            return [Value(_array([raw for _, raw in accepted]))]
+        values: list[Value] = []
+        by_user: dict[str, list[bytes]] = {}
+        for event, raw in accepted:
+            if isinstance(event, ItemUpsert | ItemDelete):
+                values.append(Value(raw, event.key, is_item=True))
+            else:
+                by_user.setdefault(event.key, []).append(raw)
+        return values + [Value(_array(raws), user) for user, raws in by_user.items()]
+
+    def _judge(self, chunk: Sequence[bytes], now: int, is_known: IsKnown, may_delete: bool) -> Iterator[_Verdict]:
         decoded = self._decoder.decode(_array(chunk), now)
         if len(decoded.events) + len(decoded.rejected) < len(chunk):  # not JSON as a whole: one by one
             for raw in chunk:
@@ -145,9 +161,10 @@ class Intake:
         events = iter(decoded.events)
         for index, raw in enumerate(chunk):
             if (reject := rejected.get(index)) is not None:
-                yield self._rejection(raw, reject.field, reject.reason)
+                yield self._rejection(raw, reject.field, reject.reason), None
             else:
-                yield self._verdict(next(events), is_known, may_delete)
+                result = self._verdict(event := next(events), is_known, may_delete)
+                yield result, event if result.status == "accepted" else None
 
     def _verdict(self, event: Event, is_known: IsKnown, may_delete: bool) -> EventResult:
         if isinstance(event, SignalEvent):

@@ -38,7 +38,7 @@ class Moment:
     request_id: str
     # record
     record: UserRecord | None = None
-    session_offset: int = 0
+    session_offsets: dict[str, int] = field(default_factory=dict)  # by partition
     # query
     query: Query | None = None  # Q = 1
     just_skipped: set[int] = field(default_factory=set)
@@ -53,6 +53,11 @@ class Moment:
     # select, respond
     slate: list[Pick] = field(default_factory=list)
     reply: SlateReply | None = None
+
+    @property
+    def session_offset(self) -> int:
+        """How far the record stands, as one number that only grows."""
+        return sum(self.session_offsets.values())
 
     def keep(self, mask: NDArray[np.bool_]) -> None:
         """Drop the candidates where the mask [M] is False."""

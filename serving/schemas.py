@@ -56,6 +56,7 @@ class SlateReply(Struct):
     model_version: int
     model_age_ms: int | None  # since the newest event the version has learned; null before the first
     session_offset: int  # of the log: everything before it is in the user's record
+    session_offsets: dict[str, int]  # the same by partition; `session_offset` is their sum
     items: list[SlateItem]
 
 
@@ -129,17 +130,20 @@ class EventResult(Struct, omit_defaults=True):
 
 
 class EventsReply(Struct):
-    """`offset`: the events are in the user's record where `session_offset` has reached it."""
+    """`offsets`, by partition: the events are in the user's record where `session_offsets` have reached them. Where the
+    log has one partition `offset` is that one's, to compare with `session_offset`."""
 
     accepted: int
     results: list[EventResult]
-    offset: int
+    offsets: dict[str, int]
+    offset: int | UnsetType = UNSET
 
 
 class OffsetReply(Struct):
-    """`offset`: done where /v1/model's `folded_offsets` have reached it."""
+    """`offsets`: done where /v1/model's `folded_offsets` have reached them; `offset` where there is one partition."""
 
-    offset: int
+    offsets: dict[str, int]
+    offset: int | UnsetType = UNSET
     user_id: str | UnsetType = UNSET
     item_id: str | UnsetType = UNSET
 

@@ -44,8 +44,11 @@ from state.signals import SignalTable
 from state.slots import Slot
 from state.view import View
 from stream.event import MAX_ID_BYTES, EventDecoder, EventLimits
+from stream.kafka_config import KafkaConfig
+from stream.kafka_sink import KafkaSink
 from stream.log import EventLog
-from stream.sink import EventSink, LogSink
+from stream.log_sink import LogSink
+from stream.sink import EventSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class ServiceConfig:
     keys: tuple[ApiKey, ...] = ()  # none: whoever reaches the API may do everything
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     intake: IntakeConfig = field(default_factory=IntakeConfig)
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)  # no servers: events go to the home's own log
     events: EventLimits = field(default_factory=EventLimits)
     history: history.HistoryConfig = field(default_factory=history.HistoryConfig)
     sources: sources.SourceConfig = field(default_factory=sources.SourceConfig)
@@ -127,28 +131,33 @@ class Service:
     async def accept_events(self, raws: Sequence[bytes], now: int, may_delete: bool = True) -> EventsReply:
         """Judge events and append the good ones; returns when they are durable. Without `may_delete` those that delete
         a user or an item are rejected. Raises Problem."""
-        results, offset = await self._accept(raws, now, may_delete)
-        return EventsReply(sum(result.status == "accepted" for result in results), results, offset)
+        results, offsets = await self._accept(raws, now, may_delete)
+        reply = EventsReply(sum(result.status == "accepted" for result in results), results, offsets)
+        if not self._sink.is_keyed:
+            reply.offset = sum(offsets.values())
+        return reply
 
-    async def delete(self, event: dict[str, str], now: int) -> int:
-        """Append the deletion of a user or an item; the offset after it. Raises Problem 422 naming the field."""
+    async def delete(self, event: dict[str, str], now: int) -> EventsReply:
+        """Append the deletion of a user or an item. Raises Problem 422 naming the field."""
         raw = msgspec.json.encode({**event, "timestamp": now})
         reply = await self.accept_events([raw], now)
         result = reply.results[0]
         if result.status != "accepted":
             raise Problem(422, result.reason or "rejected", result.field or "")
-        return reply.offset
+        return reply
 
-    async def _accept(self, raws: Sequence[bytes], now: int, may_delete: bool) -> tuple[list[EventResult], int]:
+    async def _accept(
+        self, raws: Sequence[bytes], now: int, may_delete: bool
+    ) -> tuple[list[EventResult], dict[str, int]]:
         if not self.versions.is_ready:  # events are taken before anything is there to read
             results, values = await self.intake.judge(raws, now, lambda _: False, may_delete)
             return results, await self.intake.append(values)
         with self.versions.read() as (store, _), store.read() as txn:
             is_known = holds_entry(txn, store, self._signals)
-            self.intake.check_lag(lambda: sum(get_offsets(txn, store).values()))
+            self.intake.check_lag(lambda: get_offsets(txn, store))
             results, values = await self.intake.judge(raws, now, is_known, may_delete)
             if not values:  # what they repeat is in the record by now
-                return results, sum(get_offsets(txn, store).values())
+                return results, get_offsets(txn, store)
         return results, await self.intake.append(values)
 
     def recommend(self, request: RecommendationRequest, now: int) -> SlateReply:
@@ -210,8 +219,12 @@ def open_service(config: ServiceConfig, slot: Slot | None = None) -> Service:
 
     names = config.models or tuple(MODELS)
     view = View(config.home / "fold", config.home / "learn", build)
-    log = EventLog(config.home / "log")
+    log = None if config.kafka.servers else EventLog(config.home / "log")
     proxy = ProxyMetrics(runtime_folder(config.home) / ADMIN_SOCKET)
     metrics = ServingMetrics(slot, HomeMetrics(config.home, view, log, clock), proxy)
-    sink = LogSink(log, clock, on_lost=metrics.slates_dropped.inc)
+    sink: EventSink
+    if log is None:
+        sink = KafkaSink(config.kafka, clock, on_lost=metrics.slates_dropped.inc)
+    else:
+        sink = LogSink(log, clock, on_lost=metrics.slates_dropped.inc)
     return Service(config, view, sink, clock, SignalTable(), metrics)

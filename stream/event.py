@@ -47,6 +47,11 @@ class Event(Struct, kw_only=True, gc=False):
         """(field, id) for every outside id the event carries."""
         raise NotImplementedError
 
+    @property
+    def key(self) -> str:
+        """Whose it is: a user_id, or the item_id of a change of the catalogue."""
+        return next(iter(self.ids()))[1]
+
     def fault(self) -> tuple[str, str] | None:
         """(field, reason) where fields contradict each other, else None."""
         return None

@@ -1,7 +1,7 @@
 # Users who have been idle for long expire, a few at a time, by events that the fold process writes to the log.
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -9,7 +9,7 @@ from state.meta import get_event_time
 from state.record import SETS
 from state.records import StoredRecords
 from state.store import Store, Txn
-from stream.log import EventLog
+from stream.writer import Value
 
 _DAY_MS = 24 * 3_600_000
 
@@ -20,8 +20,9 @@ class Expiry:
     becomes `user_expiry` events: the fold stage judges them again where they stand in the log, so that a crash or
     another pace of looking changes no record. 0 days: nobody expires."""
 
-    def __init__(self, store: Store, log: EventLog, ttl_days: int) -> None:
-        self._store, self._log, self._ttl_ms = store, log, ttl_days * _DAY_MS
+    def __init__(self, store: Store, write: Callable[[Sequence[Value], int], object], ttl_days: int) -> None:
+        """`write` takes events and the time, and returns when they are durable."""
+        self._store, self._write, self._ttl_ms = store, write, ttl_days * _DAY_MS
         self._set, self._last = 0, b""  # where the last look ended
 
     def look(self, now_ms: int, max_users: int = 500) -> int:
@@ -34,8 +35,8 @@ class Expiry:
             idle = [user for user in self._next_users(txn, max_users) if _newest(records, user) <= until]
         if idle and until > 0:
             event = {"type": "user_expiry", "timestamp": until}
-            events = [msgspec.json.encode({**event, "user_id": user.decode()}) for user in idle]
-            self._log.append(events, now_ms)
+            users = [user.decode() for user in idle]
+            self._write([Value(msgspec.json.encode({**event, "user_id": user}), user) for user in users], now_ms)
         return len(idle)
 
     def _next_users(self, txn: Txn, max_users: int) -> Iterator[bytes]:

@@ -9,11 +9,14 @@ from state.meta import check_signals, get_event_time, get_version, put_event_tim
 from state.offsets import add_totals, get_offsets, put_offsets
 from state.record import RecordLimits
 from state.signals import SignalTable
-from state.store import Store
+from state.store import Store, Txn
 from stream.dead_letters import DeadLetterConfig, DeadLetters
 from stream.event import Decoded, EventDecoder, EventLimits, UserDelete
 from stream.event_fold import Changes, EventFold
-from stream.source import EventSource, Message
+from stream.message import decode_message
+from stream.source import EventSource, Message, SourceLost
+
+_IDENTITY = "sources"  # in `meta`: name → id of each topic read
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class FoldStage:
         self._deltas, self._letters = DeltaLog(store), DeadLetters(store, self._config.dead_letters)
         with store.write() as txn:
             check_signals(txn, store, self._signals)
+            _check_identity(txn, store, source.identity())
         with store.read() as txn:
             self.offsets = get_offsets(txn, store)
             self.version = get_version(txn, store, "fold")
@@ -89,7 +93,7 @@ class FoldStage:
                 self._waiting.popleft()
                 continue
             # 2. Decode.
-            decoded = self._decoder.decode(message.value, message.received_at)
+            decoded = decode_message(self._decoder, message)
             if changes.num_messages and self._must_wait(message, decoded, changes):
                 break
             # 3. Fold.
@@ -132,3 +136,24 @@ class FoldStage:
             self._deltas.append(txn, delta.version, data, received_at)
         # 8. Committed.
         self.offsets, self.version = delta.offsets, delta.version
+
+
+def _check_identity(txn: Txn, store: Store, identity: dict[str, str]) -> None:
+    """Raise SourceLost where a log is another than the one whose offsets are stored."""
+    known = store.get_meta(txn, _IDENTITY, dict[str, str]) or {}
+    for name, found in identity.items():
+        if known.get(name, found) != found:
+            raise SourceLost(
+                f"{name} is not the topic that store {store.path} has read ({known[name]}, now {found}): it was "
+                "deleted and made again. Accept that what it held is lost (`runnel fold --accept-loss`), or begin a "
+                "new home"
+            )
+    if identity.keys() - known.keys():
+        store.put_meta(txn, _IDENTITY, known | identity)
+
+
+def adopt_identity(txn: Txn, store: Store, identity: dict[str, str]) -> set[str]:
+    """Take these logs for those that are read from now on; the names of those that were others before."""
+    known = store.get_meta(txn, _IDENTITY, dict[str, str]) or {}
+    store.put_meta(txn, _IDENTITY, known | identity)
+    return {name for name, found in identity.items() if known.get(name, found) != found}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -216,6 +216,10 @@ class LogSource:
         self._position = 0
         self._commit = -1  # the one at which the log was read to its end; -1 where it was not
 
+    def identity(self) -> dict[str, str]:
+        """Nothing: who has the file has the log."""
+        return {}
+
     def partitions(self) -> list[str]:
         """The one partition."""
         return [PARTITION]
@@ -255,6 +259,10 @@ class LogSource:
     def end_offsets(self) -> dict[str, int]:
         """Partition to the offset its next message will get."""
         return {PARTITION: self._log.end_offset()}
+
+    def keep(self, offsets: Mapping[str, int]) -> None:  # noqa: ARG002
+        """Free the slots of readers that died."""
+        self._log.reader_check()
 
     def close(self) -> None:
         """Nothing of its own to close: the log is its owner's."""

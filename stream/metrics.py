@@ -27,6 +27,13 @@ class StageMetrics:
         self._commit_seconds = self._histogram(
             "runnel_stage_commit_seconds", "Part of a step: writing, delta included, and sync", _STEP_SECONDS, stage
         )
+        self._ends = Gauge(
+            "runnel_source_end_offset",
+            "Offset that the next message of a partition will get",
+            ["partition"],
+            registry=self.registry,
+            multiprocess_mode="mostrecent",
+        )
         self.failures = Counter(
             "runnel_stage_failures", "Steps that failed and are tried again", ["stage"], registry=self.registry
         ).labels(stage)
@@ -80,6 +87,11 @@ class StageMetrics:
     def folded(self, received_at: int, now_ms: int) -> None:
         """A fold commit is done whose oldest message was received then."""
         self._to_record.observe(max(0, now_ms - received_at) / 1000)
+
+    def ends(self, offsets: Mapping[str, int]) -> None:
+        """How far each partition of the source goes, every few seconds."""
+        for partition, offset in offsets.items():
+            self._ends.labels(partition).set(offset)
 
     def begin(self, models: Iterable[str], detectors: Iterable[str]) -> None:
         """These models are learned from now on. What counts of them begins at 0: an alert sees the first one rise."""

@@ -12,8 +12,9 @@ from state.deltas import DeltaLog
 from state.store import Store, StoreMissing
 from stream.clock import RetentionClock
 from stream.expiry import Expiry
+from stream.feed import open_feed
 from stream.fold import FoldConfig, FoldStage
-from stream.log import EventLog, LogSource
+from stream.kafka_config import KafkaConfig
 from stream.metrics import StageMetrics
 from stream.sessions import IsOver, pause, run_sessions
 from stream.snapshots import SnapshotConfig, Snapshots
@@ -42,24 +43,30 @@ def now_ms() -> int:
     return time_ns() // 1_000_000
 
 
-def run_fold(home: Path, stop: Event, config: FoldRunConfig | None = None, metrics: StageMetrics | None = None) -> None:
-    """Fold the home's event log into its fold store until `stop` is set."""
-    config, told = config or FoldRunConfig(), metrics or StageMetrics("fold")
-    run_sessions(home / "fold", stop, lambda is_over: _fold_session(home, is_over, config, told), metrics=told)
+def run_fold(
+    home: Path,
+    stop: Event,
+    config: FoldRunConfig | None = None,
+    metrics: StageMetrics | None = None,
+    kafka: KafkaConfig | None = None,
+) -> None:
+    """Fold the home's event log, or Kafka's topics, into its fold store until `stop` is set."""
+    config, told, kafka = config or FoldRunConfig(), metrics or StageMetrics("fold"), kafka or KafkaConfig()
+    run_sessions(home / "fold", stop, lambda is_over: _fold_session(home, is_over, config, told, kafka), metrics=told)
 
 
-def _fold_session(home: Path, is_over: IsOver, config: FoldRunConfig, metrics: StageMetrics) -> None:
+def _fold_session(
+    home: Path, is_over: IsOver, config: FoldRunConfig, metrics: StageMetrics, kafka: KafkaConfig
+) -> None:
     with ExitStack() as stack:
         store = stack.enter_context(Store(home / "fold", "fold", True, config.map_size_bytes))
         snapshots = Snapshots(store, home, config.snapshots)
         stack.callback(snapshots.close)
-        log = EventLog(home / "log")
-        stack.callback(log.close)
-        source = LogSource(log)
+        source, write = stack.enter_context(open_feed(home, kafka))
         stage = FoldStage(store, source, config=config.stage)
         _log.info("fold starts", extra={"version": stage.version, "offsets": stage.offsets})
         upkeep_at, clock = 0.0, RetentionClock()
-        expiry = Expiry(store, log, config.user_ttl_days)
+        expiry = Expiry(store, write, config.user_ttl_days)
         while not is_over():
             source.wait(config.poll_seconds)
             started_at = monotonic()
@@ -72,7 +79,8 @@ def _fold_session(home: Path, is_over: IsOver, config: FoldRunConfig, metrics: S
                 upkeep_at = committed_at + config.upkeep_seconds
                 metrics.keep()
                 store.reader_check()
-                log.reader_check()
+                source.keep(stage.offsets)
+                metrics.ends(source.end_offsets())
                 expiry.look(clock())
                 snapshots.upkeep()
                 trim_deltas(store, clock() - config.delta_retention_ms, learned_version(home))

@@ -103,15 +103,13 @@ def _learn_session(
         if fold_store is None:
             return
         stack.enter_context(fold_store)
-        log = EventLog(home / "log")
-        stack.callback(log.close)
         folds = {FOLD_NAME: StoreSource(fold_store)}
         stage = LearnStage(store, folds, build_models(store), rng, config=config.stage)
         _require_folded(stage, fold_store)
         metrics.begin(stage.models, DETECTORS)
         _log.info("learn starts", extra={"version": stage.version, "offsets": stage.offsets})
         try:
-            _learn_until(is_over, stage, _Stores(store, fold_store, log, snapshots), config, metrics)
+            _learn_until(is_over, stage, _Stores(store, fold_store, snapshots, home / "log", stack), config, metrics)
         except Reopen as reason:
             _log.warning("learn opens its models anew: %s", reason)
         _log.info("learn stops", extra={"version": stage.version})
@@ -132,8 +130,9 @@ def _require_folded(stage: LearnStage, fold_store: Store) -> None:
 class _Stores(NamedTuple):
     learn: Store
     fold: Store
-    log: EventLog
     snapshots: Snapshots
+    log_path: Path  # of the embedded log, where there is one
+    stack: ExitStack
 
 
 def _learn_until(
@@ -141,7 +140,7 @@ def _learn_until(
 ) -> None:
     budget = TrainBudget(config.min_trained, config.commit_seconds)
     drift = DriftMonitor(config.drift)
-    upkeep_at, clock = 0.0, RetentionClock()
+    upkeep_at, clock, log = 0.0, RetentionClock(), None
     while not (is_over() or stores.fold.is_outdated):
         started_at, fold_version = monotonic(), stage.fold_versions.get(FOLD_NAME, 0)
         result = stage.step(now_ms(), budget.examples)
@@ -162,7 +161,11 @@ def _learn_until(
             stores.learn.reader_check()
             stores.snapshots.upkeep()
             trim_deltas(stores.learn, clock() - config.delta_retention_ms, stage.version)
-            stores.log.trim(stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
+            if log is None and stores.log_path.is_dir():
+                log = EventLog(stores.log_path)
+                stores.stack.callback(log.close)
+            if log is not None:
+                log.trim(stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
         pause(is_over, config.commit_seconds - (stepped_at - started_at))
 
 

@@ -13,6 +13,7 @@ import lmdb
 from state.store_errors import UNSOUND, StoreUnwritable
 from stream.loan import is_wanted
 from stream.metrics import StageMetrics
+from stream.source import SourceError
 
 _log = logging.getLogger(__name__)
 IsOver = Callable[[], bool]
@@ -20,7 +21,7 @@ IsOver = Callable[[], bool]
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Patience with a disk that does not take what is written, in seconds."""
+    """Patience with a disk that does not take what is written, or a source that does not answer, in seconds."""
 
     first_backoff: float = 0.25
     longest_backoff: float = 5.0
@@ -38,8 +39,8 @@ def run_sessions(
 
     A session opens what it needs, steps until it is told that it is over, and closes all again. It is over when the
     stage is to stop or a command wants the store; then the next one begins when the command is done. A fault of the
-    disk (full, read-only, broken) ends a session with nothing lost: it is logged and tried again, each time a little
-    later, until the cause is gone. All other errors leave.
+    disk (full, read-only, broken) or of the source ends a session with nothing lost: it is logged and tried again, each
+    time a little later, until the cause is gone. All other errors leave.
     """
     config = config or SessionConfig()
     backoff = config.first_backoff
@@ -49,7 +50,7 @@ def run_sessions(
             session(lambda: stop.is_set() or is_wanted(path))
         except UNSOUND:
             raise
-        except (StoreUnwritable, lmdb.Error, OSError) as error:
+        except (StoreUnwritable, SourceError, lmdb.Error, OSError) as error:
             if monotonic() - began_at >= config.calm_after:
                 backoff = config.first_backoff
             if metrics is not None:

@@ -1,7 +1,7 @@
 # Where events come from: anything that can be polled from an offset on.
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -13,10 +13,28 @@ class Message(NamedTuple):
     offset: int
     received_at: int  # the log's stamp, milliseconds
     value: bytes
+    key: bytes | None = None  # stands for the user_id (or item_id) of a single event that has none
+    is_of_items: bool = False  # of a topic that holds changes of the catalogue and nothing else
+
+
+class SourceError(Exception):
+    """A source cannot be read on. Whoever opens it anew goes on where the store stands."""
+
+
+class SourceUnready(SourceError):  # noqa: N818 - says what is so
+    """It cannot be read now; trying again is the cure."""
+
+
+class SourceLost(SourceError):  # noqa: N818
+    """It does not hold what comes next: a person has to decide."""
 
 
 class EventSource(Protocol):
     """A partitioned log. An offset is the next to read; each partition's offsets and stamps never go back."""
+
+    def identity(self) -> dict[str, str]:
+        """What tells this log from another that was made in its place, by the name of each of its parts."""
+        ...
 
     def partitions(self) -> list[str]:
         """The partitions this source reads."""
@@ -30,8 +48,16 @@ class EventSource(Protocol):
         """The next messages, at most so many; empty when none came within the timeout."""
         ...
 
+    def wait(self, timeout_seconds: float) -> None:
+        """Return once there may be messages, or at the timeout: so waiting is no part of a step's time."""
+        ...
+
     def end_offsets(self) -> dict[str, int]:
         """Partition to the offset its next message will get."""
+        ...
+
+    def keep(self, offsets: Mapping[str, int]) -> None:
+        """What has to be done every few seconds; `offsets` are those committed."""
         ...
 
     def close(self) -> None:
@@ -51,6 +77,10 @@ class IterableSource:
             Message(partition, offset, received_at, value) for offset, (received_at, value) in enumerate(values)
         )
         self._next = 0
+
+    def identity(self) -> dict[str, str]:
+        """Nothing: who has the file has the log."""
+        return {}
 
     def partitions(self) -> list[str]:
         """The one partition."""
@@ -72,6 +102,12 @@ class IterableSource:
     def end_offsets(self) -> dict[str, int]:
         """The offset read to: the end of an iterable is not known before."""
         return {self.partition: self._next}
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Never waits."""
+
+    def keep(self, offsets: Mapping[str, int]) -> None:
+        """Nothing to do."""
 
     def close(self) -> None:
         """Nothing to close."""

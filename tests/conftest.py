@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.brokers import Cluster
+
 # Before numpy and torch are imported, and inherited by the processes that tests start.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
@@ -24,3 +26,11 @@ def eager_switching() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One real Kafka of one node for all tests that harm it not; each takes topics of its own (`broker.config()`)."""
+    cluster = Cluster(tmp_path_factory.mktemp("kafka"))
+    yield cluster
+    cluster.close()

@@ -13,7 +13,7 @@ from serving.moment import Moment, Pick
 from serving.schemas import SlateItem, SlateReply
 from state.home import Home
 from state.slate import MAX_ITEMS
-from stream.sink import EventSink, SinkClosed
+from stream.sink import EventSink, SinkClosed, Value
 
 
 class Respond:
@@ -29,7 +29,8 @@ class Respond:
         for source, count in Counter(pick.source for pick in moment.slate).items():
             self._metrics.slate_items.labels(source).inc(count)
         age = model_age_ms(moment.home, moment.now)
-        moment.reply = SlateReply(moment.request_id, moment.home.version, age, moment.session_offset, items)
+        offset, offsets = moment.session_offset, moment.session_offsets
+        moment.reply = SlateReply(moment.request_id, moment.home.version, age, offset, offsets, items)
 
 
 class LogSlate:
@@ -57,7 +58,7 @@ class LogSlate:
             "propensities": [pick.propensity for pick in kept],
         }
         try:
-            written = self._sink.append_unsynced(msgspec.json.encode(event))
+            written = self._sink.append_unsynced(Value(msgspec.json.encode(event), moment.request.user_id))
         except SinkClosed:  # the replica is stopping; the answer is worth more
             written = False
         if not written:

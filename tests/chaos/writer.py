@@ -14,9 +14,10 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from stream.log import EventLog
+from stream.log import PARTITION, EventLog
+from stream.log_sink import LogSink
 from stream.run import now_ms
-from stream.sink import LogSink, SinkClosed
+from stream.sink import SinkClosed, Value
 from tests.stream.helpers import random_events
 
 CHUNK = 2_000  # events drawn at a time; a writer that is killed soon draws few
@@ -43,10 +44,10 @@ async def write(log: EventLog, name: str, acknowledged: Path, stop: asyncio.Even
     with acknowledged.open("a") as lines:
         while not stop.is_set():
             group = [next(values) for _ in range(GROUP)]
-            calls = [asyncio.create_task(sink.append(value)) for _, value in group]
+            calls = [asyncio.create_task(sink.append(Value(value))) for _, value in group]
             for (mark, _), call in zip(group, calls, strict=True):
                 with suppress(SinkClosed):  # its log writer was killed: not acknowledged
-                    lines.write(f"{mark} {await call}\n")
+                    lines.write(f"{mark} {(await call)[PARTITION] - 1}\n")
                     lines.flush()
             if not sink.is_alive:  # killed before it had answered at all: a replica would be replaced
                 sink = LogSink(log, now_ms)

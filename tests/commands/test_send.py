@@ -19,7 +19,7 @@ def _accept(request: httpx.Request) -> httpx.Response:
     events = orjson.loads(request.content)["events"]
     statuses = ["rejected" if event.get("bad") else "accepted" for event in events]
     results = [{"status": status, "reason": "why"} for status in statuses]
-    return httpx.Response(202, json={"accepted": statuses.count("accepted"), "results": results, "offset": 7})
+    return httpx.Response(202, json={"accepted": statuses.count("accepted"), "results": results, "offsets": {"p": 7}})
 
 
 def _post(answer: Callable[[httpx.Request], httpx.Response], events: list[bytes]) -> Sent:
@@ -33,7 +33,7 @@ def _post(answer: Callable[[httpx.Request], httpx.Response], events: list[bytes]
 
 def test_what_became_of_each_event_is_counted() -> None:
     sent = _post(_accept, [b'{"a":1}', b'{"bad":1}', b'{"a":2}'])
-    assert (sent.accepted, sent.rejected, sent.duplicate, sent.offset) == (2, 1, 0, 7)
+    assert (sent.accepted, sent.rejected, sent.duplicate, sent.offsets) == (2, 1, 0, {"p": 7})
     assert sent.reasons == {"why": 1}
 
 

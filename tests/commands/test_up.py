@@ -97,7 +97,7 @@ def test_up_learns_restarts_what_dies_tells_its_status_and_leaves_nothing_on_ctr
         wait_until(lambda: _pid(tmp_path, "learn") not in (0, before), "learn is started again")
 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0) as client:
-            offset = int(json.loads(sent.stdout)["offset"])
+            offset = int(json.loads(sent.stdout)["offsets"]["events-0"])
             wait_until(
                 lambda: sum(client.get("/v1/model").json()["learned_offsets"].values()) >= offset, "all is learned"
             )

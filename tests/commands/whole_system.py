@@ -28,6 +28,7 @@ from stream.fold import FoldStage
 from stream.learn import LearnStage
 from stream.log import EventLog, LogSource
 from stream.run import FOLD_NAME
+from stream.sink import Value
 from tests.serving.helpers import Client, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +36,9 @@ READY_SECONDS = 120.0
 
 
 @contextmanager
-def up(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def up(home: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """`runnel up`, ready; what still runs in the end is told to stop."""
-    command = [sys.executable, str(ROOT / "runnel.py"), "up", "--home", str(home), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "runnel.py"), "up", "--home", str(home), "--port", str(port), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until_ready(process, port)
@@ -117,14 +118,16 @@ class HttpLoad:
 class NoSink:
     """Stands in for the log where an answer must leave no trace; not a mock of anything under test."""
 
-    async def append(self, *values: bytes) -> int:
+    is_keyed = False
+
+    async def append(self, *values: Value) -> dict[str, int]:
         raise AssertionError(f"nothing is to be appended: {values!r}")
 
-    def append_unsynced(self, value: bytes) -> bool:
+    def append_unsynced(self, value: Value) -> bool:
         return bool(value)
 
-    def end_offset(self) -> int:
-        return 0
+    def num_behind(self, folded: Mapping[str, int]) -> int:
+        return len(folded) * 0
 
     is_alive = True
 

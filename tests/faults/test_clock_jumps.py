@@ -16,7 +16,8 @@ from stream.dead_letters import read_dead_letters
 from stream.fold import FoldStage
 from stream.learn import LearnStage
 from stream.log import EventLog, LogSource
-from stream.sink import LogSink
+from stream.log_sink import LogSink
+from stream.sink import Value
 from tests.stream.helpers import NOW, fold, value, view
 
 DAY = 24 * 3_600_000
@@ -33,7 +34,7 @@ def send(log: EventLog, now: int, *events: bytes) -> None:
     """Append through a sink whose clock says `now`."""
     sink = LogSink(log, lambda: now)
     for event in events:
-        asyncio.run(sink.append(event))
+        asyncio.run(sink.append(Value(event)))
     sink.close()
 
 

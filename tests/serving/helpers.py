@@ -23,7 +23,7 @@ from state.view import View
 from stream.fold import FoldStage
 from stream.learn import LearnStage
 from stream.log import EventLog, LogSource
-from stream.sink import LogSink
+from stream.log_sink import LogSink
 
 NOW = 1_763_649_000_000
 JsonEvent = dict[str, object]

@@ -15,7 +15,8 @@ from state.store import Store
 from state.view import View
 from stream.fold import FoldStage
 from stream.log import EventLog, LogSource
-from stream.sink import LogSink, LogSinkConfig
+from stream.log_sink import LogSink
+from stream.sink import SinkConfig
 from stream.source import Message
 from tests.serving.helpers import NOW, Client, JsonEvent, Loop, item, open_loop, problem, signal, view, wait_until
 
@@ -80,7 +81,7 @@ def test_an_event_the_record_holds_is_a_duplicate_and_not_logged_again(loop: Loo
 
 def test_a_log_that_is_behind_gets_503_with_retry_after(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "log")
-    sink = LogSink(log, lambda: NOW, LogSinkConfig(max_pending_bytes=10))
+    sink = LogSink(log, lambda: NOW, SinkConfig(max_pending_bytes=10))
     view_of_nothing: View[Model] = View(tmp_path / "fold", tmp_path / "learn", lambda _: {})
     service = Service(ServiceConfig(tmp_path), view_of_nothing, sink, lambda: NOW, SignalTable())
     client = Client(service)

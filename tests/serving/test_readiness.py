@@ -19,7 +19,7 @@ from state.lock import take_lock
 from state.signals import SignalTable
 from state.view import View
 from stream.log import EventLog
-from stream.sink import LogSink
+from stream.log_sink import LogSink
 from tests.serving.helpers import NOW, Client, open_loop, problem, view, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,11 @@ from state.catalogue import CatalogueItem, read_items
 from state.deltas import Delta, DeltaLog, decode
 from state.dictionary import Dictionary
 from state.offsets import get_offsets, get_totals
+from state.record import SETS
 from state.records import read_record
+from state.slate import unpack_impression, unpack_slate
 from state.store import Store
+from stream.dead_letters import read_dead_letters
 from stream.fold import FoldConfig, FoldStage
 from stream.source import IterableSource
 
@@ -95,3 +98,36 @@ def catalogue_of(store: Store) -> dict[str, CatalogueItem]:
     """The catalogue by item_id."""
     with store.read() as txn:
         return {item.item_id: item for item in read_items(txn, store).values()}
+
+
+def named_dump(store: Store) -> dict[str, object]:
+    """All that a fold store says, by item_id and not by its own numbers: these depend on how partitions were read."""
+    with store.read() as txn:
+        names = [name.decode() for _, name in txn.cursor(store.db("dictionary"))]
+        rows = {
+            name: sorted((user, *_named(name, row, names)) for user, row in txn.cursor(store.db(name))) for name in SETS
+        }
+        first_seen = {
+            names[int.from_bytes(number, "big")]: int.from_bytes(at, "big")
+            for number, at in txn.cursor(store.db("first_seen"))
+        }
+        return {
+            **rows,
+            "catalogue": {item.item_id: item for item in read_items(txn, store).values()},
+            "first_seen": first_seen,
+            "tombstones": list(txn.cursor(store.db("tombstones"))),
+            "offsets": get_offsets(txn, store),
+            "totals": get_totals(txn, store),
+            "dead letters": sorted(map(repr, read_dead_letters(txn, store))),
+        }
+
+
+def _named(name: str, row: bytes, names: Sequence[str]) -> tuple[object, ...]:
+    if name == "slates":
+        slate = unpack_slate(row)
+        return (*slate._replace(items=()), [names[item] for item in slate.items])
+    if name == "impressions":
+        impression = unpack_impression(row)
+        return (*impression._replace(items=()), [names[item] for item in impression.items])
+    start = 8 if name == "seen" else 16
+    return row[:start], names[int.from_bytes(row[start : start + 4], "big")], row[start + 4 :]

@@ -8,6 +8,7 @@ import pytest
 
 from state.dump import dump
 from stream.expiry import Expiry
+from stream.feed import append_to
 from tests.serving.helpers import NOW, Loop, open_loop, signal, view
 
 DAY = 86_400_000
@@ -26,7 +27,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 def look(loop: Loop, days: int = 180) -> int:
     """Look once through all sets."""
-    expiry = Expiry(loop.fold_store, loop.log, days)
+    expiry = Expiry(loop.fold_store, append_to(loop.log), days)
     found = sum(expiry.look(loop.clock()) for _ in range(5))
     loop.settle()
     return found
@@ -50,7 +51,7 @@ def test_an_event_of_a_clock_that_jumped_ahead_makes_nobody_idle_who_was_not(loo
     loop.clock.now += 400 * DAY
     loop.send(view("ahead", "i1", at=400 * DAY))
     loop.settle()
-    Expiry(loop.fold_store, loop.log, 180).look(NOW)  # what the retention clock believes
+    Expiry(loop.fold_store, append_to(loop.log), 180).look(NOW)  # what the retention clock believes
     loop.settle()
     assert [is_known(loop, user) for user in ("old", "middle", "new", "ahead")] == [False, True, True, True]
 
@@ -68,7 +69,7 @@ def test_a_list_that_was_shown_keeps_a_user(loop: Loop) -> None:
 
 def test_an_event_that_comes_before_the_expiry_is_folded_keeps_the_user(loop: Loop) -> None:
     loop.send(view("old", "i4", at=1))  # in the log before the look, folded after it
-    assert Expiry(loop.fold_store, loop.log, 180).look(loop.clock()) == 1
+    assert Expiry(loop.fold_store, append_to(loop.log), 180).look(loop.clock()) == 1
     loop.settle()
     assert len(loop.client.get("/v1/users/old").json()["sequence"]) == 5
 
@@ -94,7 +95,7 @@ def test_the_pace_of_looking_changes_no_record(loop: Loop, tmp_path: Path) -> No
 
 
 def test_users_are_looked_at_a_few_at_a_time(loop: Loop) -> None:
-    expiry = Expiry(loop.fold_store, loop.log, 50)
+    expiry = Expiry(loop.fold_store, append_to(loop.log), 50)
     found = [expiry.look(loop.clock(), max_users=1) for _ in range(3)]
     assert found == [1, 0, 1]  # middle, new, old: in the order of their ids
 

@@ -11,20 +11,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stream.log import EventLog, EventLogConfig
-from stream.sink import LogSink, LogSinkConfig, NotWritten, SinkClosed, SinkFull
+from stream.log import PARTITION, EventLog, EventLogConfig
+from stream.log_sink import LogSink
+from stream.sink import NotWritten, SinkClosed, SinkConfig, SinkFull, Value
 from tests.stream.waiting import wait_until
 
 KILLED_SINK = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from stream.log import EventLog
-from stream.sink import LogSink
+from stream.log_sink import LogSink
+from stream.sink import Value
 
 async def main():
     sink = LogSink(EventLog(Path(sys.argv[1])), lambda: 1)
-    print(sink.writer_pid, await sink.append(b"acknowledged"), flush=True)
-    sink.append_unsynced(b"sent")
+    print(sink.writer_pid, *(await sink.append(Value(b"acknowledged"))).values(), flush=True)
+    sink.append_unsynced(Value(b"sent"))
     await asyncio.sleep(0)  # it goes with what else comes in a turn of the loop
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -46,7 +48,7 @@ def values_of(log: EventLog) -> list[bytes]:
 def with_sink(
     log: EventLog,
     use: Callable[[LogSink], Awaitable[None]],
-    config: LogSinkConfig | None = None,
+    config: SinkConfig | None = None,
     clock: Callable[[], int] = lambda: 1,
 ) -> None:
     """Use a sink in an event loop, then close it."""
@@ -59,6 +61,11 @@ def with_sink(
             sink.close()
 
     asyncio.run(run())
+
+
+async def appended(sink: LogSink, *values: bytes) -> int:
+    """The offset of the first of the values, which follow each other."""
+    return (await sink.append(*map(Value, values)))[PARTITION] - len(values)
 
 
 def has_ended(pid: int) -> bool:
@@ -76,10 +83,10 @@ async def sent(calls: list[asyncio.Task[int]]) -> None:
 
 def test_a_value_is_in_the_log_at_its_offset_once_acknowledged(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
-        assert await sink.append(b"a") == 0
+        assert await appended(sink, b"a") == 0
         assert values_of(log) == [b"a"]
-        assert await sink.append(b"b", b"c") == 1
-        assert await sink.append(b"d") == sink.end_offset() - 1 == 3
+        assert await appended(sink, b"b", b"c") == 1
+        assert await appended(sink, b"d") == log.end_offset() - 1 == 3
 
     with_sink(log, use, clock=lambda: 77)
     assert [message.received_at for message in log.read(0, 9)] == [77] * 4
@@ -92,9 +99,9 @@ def test_every_one_of_many_concurrent_calls_gets_its_own_offset(log: EventLog) -
         async def write(name: int) -> None:
             for number in range(50):
                 values = [f"{name}-{number}-{part}".encode() for part in range(1 + number % 3)]
-                first = await sink.append(*values)
+                first = await appended(sink, *values)
                 offsets.update({value: first + place for place, value in enumerate(values)})
-                assert sink.append_unsynced(b"slate")
+                assert sink.append_unsynced(Value(b"slate"))
 
         await asyncio.gather(*(write(name) for name in range(20)))
 
@@ -106,10 +113,10 @@ def test_every_one_of_many_concurrent_calls_gets_its_own_offset(log: EventLog) -
 
 def test_what_comes_while_a_group_is_synced_goes_together_into_the_next(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
-        before = await sink.append(b"first"), log.last_commit()
+        before = await appended(sink, b"first"), log.last_commit()
         writer = psutil.Process(sink.writer_pid)
         writer.suspend()
-        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(50)]
+        calls = [asyncio.create_task(appended(sink, b"%d" % number)) for number in range(50)]
         await sent(calls)
         writer.resume()
         assert await asyncio.gather(*calls) == list(range(1, 51))
@@ -120,31 +127,31 @@ def test_what_comes_while_a_group_is_synced_goes_together_into_the_next(log: Eve
 
 def test_closing_writes_all_that_waits_and_then_refuses(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
-        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(10)]
+        calls = [asyncio.create_task(appended(sink, b"%d" % number)) for number in range(10)]
         await asyncio.sleep(0)
-        assert sink.append_unsynced(b"slate")
+        assert sink.append_unsynced(Value(b"slate"))
         sink.close()
         assert await asyncio.gather(*calls) == list(range(10))
         assert values_of(log)[10] == b"slate"
         assert not sink.is_alive
         with pytest.raises(SinkClosed):
-            await sink.append(b"late")
+            await appended(sink, b"late")
         with pytest.raises(SinkClosed):
-            sink.append_unsynced(b"late")
+            sink.append_unsynced(Value(b"late"))
 
     with_sink(log, use)
 
 
 def test_an_unsynced_value_is_written_without_anyone_waiting_for_it(log: EventLog) -> None:
-    sink = LogSink(log, lambda: 1, LogSinkConfig(unsynced_seconds=0.001))
-    assert sink.append_unsynced(b"slate")  # in no event loop
+    sink = LogSink(log, lambda: 1, SinkConfig(unsynced_seconds=0.001))
+    assert sink.append_unsynced(Value(b"slate"))  # in no event loop
     wait_until(lambda: values_of(log) == [b"slate"], 30)
     sink.close()
 
 
 def test_a_sink_serves_one_event_loop_after_another(log: EventLog) -> None:
     sink = LogSink(log, lambda: 1)
-    assert [asyncio.run(sink.append(b"%d" % number)) for number in range(3)] == [0, 1, 2]
+    assert [asyncio.run(appended(sink, b"%d" % number)) for number in range(3)] == [0, 1, 2]
     sink.close()
 
 
@@ -152,12 +159,12 @@ def test_a_log_that_cannot_write_fails_who_waits_and_is_tried_again(tmp_path: Pa
     log = EventLog(tmp_path, EventLogConfig(map_bytes=1 << 20))
 
     async def use(sink: LogSink) -> None:
-        assert sink.append_unsynced(bytes(100))
+        assert sink.append_unsynced(Value(bytes(100)))
         with pytest.raises(NotWritten, match=str(tmp_path)):
-            await sink.append(bytes(2 << 20))
-        assert await sink.append(b"small") == log.end_offset() - 1
+            await appended(sink, bytes(2 << 20))
+        assert await appended(sink, b"small") == log.end_offset() - 1
 
-    with_sink(log, use, LogSinkConfig(max_value_bytes=4 << 20))
+    with_sink(log, use, SinkConfig(max_value_bytes=4 << 20))
     assert values_of(log)[-1] == b"small"
     log.close()
 
@@ -165,7 +172,7 @@ def test_a_log_that_cannot_write_fails_who_waits_and_is_tried_again(tmp_path: Pa
 def test_a_cancelled_call_harms_no_other(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
         psutil.Process(sink.writer_pid).suspend()
-        calls = [asyncio.create_task(sink.append(value)) for value in (b"a", b"b", b"c")]
+        calls = [asyncio.create_task(appended(sink, value)) for value in (b"a", b"b", b"c")]
         await sent(calls)
         calls[1].cancel()
         psutil.Process(sink.writer_pid).resume()
@@ -176,15 +183,15 @@ def test_a_cancelled_call_harms_no_other(log: EventLog) -> None:
 
 def test_a_writer_that_is_killed_leaves_nobody_waiting_and_another_takes_its_place(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
-        assert await sink.append(b"first") == 0
+        assert await appended(sink, b"first") == 0
         writer = psutil.Process(sink.writer_pid)
         writer.suspend()
-        calls = [asyncio.create_task(sink.append(b"%d" % number)) for number in range(3)]
+        calls = [asyncio.create_task(appended(sink, b"%d" % number)) for number in range(3)]
         await sent(calls)
         writer.send_signal(signal.SIGKILL)
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in found] == [SinkClosed] * 3
-        assert await sink.append(b"more") == 1
+        assert await appended(sink, b"more") == 1
         assert (sink.is_alive, sink.writer_pid != writer.pid) == (True, True)
 
     with_sink(log, use)
@@ -197,10 +204,10 @@ def test_a_writer_that_ends_before_it_has_answered_closes_the_sink(
     async def use(sink: LogSink) -> None:
         psutil.Process(sink.writer_pid).send_signal(signal.SIGKILL)
         with pytest.raises(SinkClosed):
-            await sink.append(b"a")
+            await appended(sink, b"a")
         assert not sink.is_alive
         with pytest.raises(SinkClosed):
-            await sink.append(b"b")
+            await appended(sink, b"b")
 
     with_sink(log, use)
     assert "ended with -9; without an answer" in caplog.text
@@ -210,22 +217,22 @@ def test_a_writer_that_nothing_can_take_the_place_of_closes_the_sink(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def use(sink: LogSink) -> None:
-        assert await sink.append(b"first") == 0
+        assert await appended(sink, b"first") == 0
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         psutil.Process(sink.writer_pid).send_signal(signal.SIGKILL)
         with pytest.raises(SinkClosed):
-            await asyncio.wait_for(sink.append(b"second"), 30)
+            await asyncio.wait_for(appended(sink, b"second"), 30)
         assert not sink.is_alive
         with pytest.raises(SinkClosed):
-            await sink.append(b"third")
+            await appended(sink, b"third")
 
     with_sink(log, use)
-    assert "no other log writer can be started" in caplog.text
+    assert "no other process that writes events can be started" in caplog.text
 
 
 def test_a_sink_that_wrote_nothing_awaited_notices_that_its_writer_ended(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
-        sink.append_unsynced(b"slate")
+        sink.append_unsynced(Value(b"slate"))
         psutil.Process(sink.writer_pid).send_signal(signal.SIGKILL)
         deadline = asyncio.get_running_loop().time() + 30
         while sink.is_alive and asyncio.get_running_loop().time() < deadline:
@@ -240,10 +247,10 @@ def test_a_sink_that_is_killed_leaves_no_process_and_what_it_sent_is_written(tmp
         [sys.executable, "-c", KILLED_SINK, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    pid, offset = map(int, done.stdout.split())
+    pid, end = map(int, done.stdout.split())
     wait_until(lambda: has_ended(pid), 30)
     log = EventLog(tmp_path)
-    assert offset == 0
+    assert end == 1
     assert values_of(log) == [b"acknowledged", b"sent"]
     log.close()
 
@@ -251,22 +258,22 @@ def test_a_sink_that_is_killed_leaves_no_process_and_what_it_sent_is_written(tmp
 def test_a_sink_that_holds_too_much_refuses_and_drops_only_what_is_unsynced(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
         psutil.Process(sink.writer_pid).suspend()
-        calls = [asyncio.create_task(sink.append(bytes(10)))]
+        calls = [asyncio.create_task(appended(sink, bytes(10)))]
         await sent(calls)
         with pytest.raises(SinkFull):
-            await sink.append(b"1")
-        assert not sink.append_unsynced(b"2")
+            await appended(sink, b"1")
+        assert not sink.append_unsynced(Value(b"2"))
         psutil.Process(sink.writer_pid).resume()
         assert await calls[0] == 0
-        assert await sink.append(b"3") == 1
+        assert await appended(sink, b"3") == 1
 
-    with_sink(log, use, LogSinkConfig(max_pending_bytes=10))
+    with_sink(log, use, SinkConfig(max_pending_bytes=10))
 
 
 def test_more_than_a_socket_holds_comes_whole_and_in_order(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
         psutil.Process(sink.writer_pid).suspend()
-        calls = [asyncio.create_task(sink.append(b"%d" % number + bytes(100_000))) for number in range(50)]
+        calls = [asyncio.create_task(appended(sink, b"%d" % number + bytes(100_000))) for number in range(50)]
         await sent(calls)
         psutil.Process(sink.writer_pid).resume()
         assert await asyncio.gather(*calls) == list(range(50))
@@ -278,6 +285,6 @@ def test_more_than_a_socket_holds_comes_whole_and_in_order(log: EventLog) -> Non
 def test_a_value_too_large_for_a_delta_is_refused(log: EventLog) -> None:
     async def use(sink: LogSink) -> None:
         with pytest.raises(ValueError, match="a value of 11 bytes; at most 10"):
-            await sink.append(bytes(11))
+            await appended(sink, bytes(11))
 
-    with_sink(log, use, LogSinkConfig(max_value_bytes=10))
+    with_sink(log, use, SinkConfig(max_value_bytes=10))
