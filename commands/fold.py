@@ -50,9 +50,9 @@ def _accept_loss(settings: Settings) -> None:
 
     from commands.errors import CommandError, told_plainly
     from state.store import Store, StoreError
-    from stream.accept_loss import accept_loss
     from stream.kafka_source import KafkaSource
     from stream.loan import borrowed
+    from stream.losses import accept_loss
     from stream.source import SourceError
 
     path = settings.home / "fold"

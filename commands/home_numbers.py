@@ -38,13 +38,13 @@ class Numbers:
         return values
 
 
-def read_numbers(home: Path) -> Numbers:
+def read_numbers(home: Path, has_log: bool = True) -> Numbers:
     """What the processes of a home count, and what its log and stores tell; those that cannot be read are left out."""
     metrics = list(read_slots(home / "run" / "metrics"))
     if any((home / part).is_dir() for part in ("log", "fold")):
         with ExitStack() as stack:
             fold, learn = _opened(home / "fold", stack), _opened(home / "learn", stack)
-            log = EventLog(home / "log") if (home / "log").is_dir() else None
+            log = EventLog(home / "log") if has_log and (home / "log").is_dir() else None
             if log is not None:
                 stack.callback(log.close)
             view: View[Model] = View(fold, learn, lambda _: {})

@@ -15,6 +15,7 @@ _VERSION = "4.3.1"
 _ARTIFACTS = f"org.apache.kafka:kafka_2.13:{_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 _LOOPBACK = "127.0.0.1"
 _JAVA_OPTIONS = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+_FORMAT_SECONDS = 60.0
 _QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
 
@@ -82,7 +83,7 @@ def prepare_node(
             str(path),
             *format_options,
         ]
-        done = subprocess.run(tool, capture_output=True, text=True, check=False)
+        done = subprocess.run(tool, capture_output=True, text=True, check=False, timeout=_FORMAT_SECONDS)
         if done.returncode:
             raise CommandError(f"Kafka's log directory {own / 'data'} cannot be made: {done.stdout}{done.stderr}")
     return [*command, "kafka.Kafka", str(path)]

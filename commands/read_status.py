@@ -33,10 +33,11 @@ def read_status(settings: Settings) -> dict[str, object]:
         demo = home / "demo"
         hint = f" (a demo does: --home {demo})" if holder(demo) is not None else ""
         raise CommandError(f"nothing runs on {home}{hint}: start it with `runnel up`, or name another --home")
-    before = read_numbers(home)
+    has_log = not settings.kafka.servers
+    before = read_numbers(home, has_log)
     if note is not None:
         sleep(_RATE_SECONDS)
-    numbers = read_numbers(home)
+    numbers = read_numbers(home, has_log)
     return {
         "home": str(home),
         "running": note is not None,

@@ -92,9 +92,11 @@ async def _run(options: UpOptions, settings: Settings, fresh: bool, console: Con
             system.empty()
         if options.from_snapshot is not None:
             system.restore(options.from_snapshot)
-        system.start()
-        console.print(f"Runnel starts on {settings.home} (about ten seconds) ...")
         try:
+            if not await until.do(system.start_kafka()):
+                return {}
+            system.start()
+            console.print(f"Runnel starts on {settings.home} (about ten seconds) ...")
             if not await until.do(system.wait_until_ready()):
                 return {}
             console.print(f"Ready: {api_url(settings)} (calls: {api_url(settings)}/docs; Ctrl-C stops)")

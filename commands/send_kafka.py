@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 
 import msgspec
 
-from commands.api import Sent
+from commands.api import RetryConfig, Sent
 from commands.errors import CommandError
 from commands.send import SendConfig, TimedEvent, send_with
 from stream.kafka_config import KafkaConfig
@@ -23,15 +24,17 @@ _decoder = msgspec.json.Decoder(_Named)
 
 
 async def send_to_kafka(kafka: KafkaConfig, events: Iterable[TimedEvent], num_events: int, config: SendConfig) -> Sent:
-    """Send all events, each user's of a batch as one message; shows a progress bar. Raises CommandError where the
-    brokers do not take them."""
+    """Send all events, each user's of a batch as one message; shows a progress bar. What the brokers do not take is
+    sent again; CommandError when the patience ends."""
     producing = Producing(kafka.writer_settings())
 
     async def post(batch: Sequence[bytes]) -> Sent:
-        outcome = (await asyncio.to_thread(producing.write, [Piece(True, 0, list(_values(batch)))]))[0]
-        if isinstance(outcome, str):
-            raise CommandError(f"Kafka at {kafka.servers}: {outcome}")
-        return Sent(accepted=len(batch))
+        values, deadline = list(_values(batch)), monotonic() + RetryConfig().patience
+        while isinstance(outcome := (await asyncio.to_thread(producing.write, [Piece(True, 0, values)]))[0], str):
+            if monotonic() > deadline:
+                raise CommandError(f"Kafka at {kafka.servers}: {outcome}")
+            await asyncio.sleep(RetryConfig().first_wait)
+        return Sent(accepted=len(batch), offsets=outcome)
 
     try:
         return await send_with(post, events, num_events, config)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from stream.run_learn import LearnRunConfig
 
 PREFIX = "RUNNEL_"
 DEFAULT_FILE = Path("runnel.toml")
+_SECRET = re.compile("pas|secret|key", re.IGNORECASE)  # what is said of such a setting leaves out its value
 _OTHER_VARIABLES = {"RUNNEL_CONFIG"}  # read elsewhere
 
 
@@ -160,6 +162,8 @@ def _unknown_variables() -> Iterator[str]:
 def _first_problem(error: ValidationError, flags: dict[str, object]) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
+    if _SECRET.search(key):
+        return f"{key}: {problem['msg']} ({_source(key, flags)})"
     source = _source(key, flags)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown setting {key} = {problem['input']!r} ({source})"

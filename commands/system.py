@@ -64,14 +64,24 @@ class System:
             versions = restore(directory, self._settings.home)
         self._say(f"restored {', '.join(f'{stage} version {version}' for stage, version in versions.items())}")
 
+    async def start_kafka(self) -> None:
+        """Where the settings ask for a Kafka of one node in the home, start it on free ports: it is what the others are
+        told of."""
+        if self._settings.kafka.servers != LOCAL:
+            return
+        self._say("Kafka starts (its jars are downloaded the first time) ...")
+        node = Node(1, *free_ports(2))
+        command = await asyncio.to_thread(prepare_node, self._settings.home.resolve() / "kafka", node, [node])
+        tied = [sys.executable, "-m", "commands.exec_with", str(os.getpid()), *command]
+        self._supervisor.start("kafka", tied, monotonic(), is_last=True)
+        self._kafka = replace(self._kafka, servers=bootstrap([node]))
+
     def start(self) -> None:
         """Start the stages and the service; with learning off, the learn stage stays out."""
         settings = self._settings
         with told_plainly(StoreError):
             require_whole(settings.home)
         self._claim.publish(api_url(settings))
-        if settings.kafka.servers == LOCAL:
-            self._start_kafka()
         home = ["--home", str(settings.home.resolve()), "--supervisor", str(os.getpid())]
         kafka = ["--kafka", self._kafka.servers] if self._kafka.servers else []
         api = ["--host", settings.host, "--port", str(settings.port), *([] if self.learning else ["--freeze"])]
@@ -111,14 +121,6 @@ class System:
         """End every process of this home, then give the home back."""
         self._supervisor.stop()
         self._claim.release()
-
-    def _start_kafka(self) -> None:
-        """A Kafka of one node in the home, on free ports; the others' settings name it from now on."""
-        self._say("Kafka starts (its jars are downloaded the first time) ...")
-        node = Node(1, *free_ports(2))
-        command = prepare_node(self._settings.home.resolve() / "kafka", node, [node])
-        self._supervisor.start("kafka", command, monotonic(), is_last=True)
-        self._kafka = replace(self._kafka, servers=bootstrap([node]))
 
     async def _make_topics(self, deadline: float) -> None:
         while True:

@@ -96,10 +96,10 @@ class HomeMetrics:
 
     def _stages(self, facts: _Facts) -> Iterator[Metric]:
         ends = self._end_offsets()
-        lag: Samples = {(stage,): _num_behind(offsets, ends) for stage, offsets in facts.offsets.items()}
+        lag: Samples = {(stage,): _num_behind(offsets, ends) for stage, offsets in facts.offsets.items() if ends}
         events_each = sum(facts.folded.values()) / max(1, sum(facts.offsets.get("fold", {}).values()))
         events: Samples = {stage: messages * events_each for stage, messages in lag.items()}
-        waiting: Samples = {(stage,): self._seconds_waiting(stage, facts, lag[(stage,)]) for stage in facts.offsets}
+        waiting: Samples = {(stage,): self._seconds_waiting(stage, facts, behind) for (stage,), behind in lag.items()}
         held: Samples = {} if self._log is None else {(): self._log.end_offset() - self._log.begin_offset()}
         yield _gauge("runnel_log_messages", "Messages that the event log holds", (), held)
         yield _gauge("runnel_stage_version", "Version of a stage's last commit", ("stage",), facts.version)
@@ -109,7 +109,7 @@ class HomeMetrics:
         yield _gauge("runnel_stage_lag_seconds", "How long the oldest of them has been there", ("stage",), waiting)
 
     def _end_offsets(self) -> Mapping[str, int]:
-        """Of each partition; of Kafka's as the fold process told a moment ago."""
+        """Of each partition; of Kafka's as the fold process told a moment ago, none where it does not run."""
         if self._log is not None:
             return {PARTITION: self._log.end_offset()}
         told = [metric for metric in read_slots(self._home / "run" / "metrics") if metric.name == _END_OFFSET]

@@ -68,6 +68,7 @@ def set_up_logs(process: str, path: Path | None = None) -> None:
     handler.setFormatter(JsonLines(process))
     handler.addFilter(Repeats())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("kafka").setLevel(logging.WARNING)  # it tells of each client it makes
     logging.captureWarnings(True)
     sys.excepthook = _tell_end
     on_thread_end(lambda: None)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,16 +47,12 @@ def _kafka_feed(kafka: KafkaConfig) -> Iterator[Feed]:
     from stream.kafka_source import KafkaSource  # here, for a home with its own log does without
     from stream.kafka_writer import Producing
 
-    producing = Producing(kafka.writer_settings())
+    source, producing = KafkaSource(kafka), Producing(kafka.writer_settings())
 
     def write(values: Sequence[Value], now_ms: int) -> None:
         outcome = producing.write([Piece(True, now_ms, list(values))])[0]
         if isinstance(outcome, str):
             raise SourceUnready(outcome)
 
-    source = KafkaSource(kafka)
-    try:
+    with closing(source), closing(producing):
         yield Feed(source, write)
-    finally:
-        source.close()
-        producing.close()

@@ -9,14 +9,13 @@ from state.meta import check_signals, get_event_time, get_version, put_event_tim
 from state.offsets import add_totals, get_offsets, put_offsets
 from state.record import RecordLimits
 from state.signals import SignalTable
-from state.store import Store, Txn
+from state.store import Store
 from stream.dead_letters import DeadLetterConfig, DeadLetters
 from stream.event import Decoded, EventDecoder, EventLimits, UserDelete
 from stream.event_fold import Changes, EventFold
+from stream.losses import check_identity, require_nothing_lost
 from stream.message import decode_message
-from stream.source import EventSource, Message, SourceLost
-
-_IDENTITY = "sources"  # in `meta`: name → id of each topic read
+from stream.source import EventSource, Message
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class FoldStage:
         self._deltas, self._letters = DeltaLog(store), DeadLetters(store, self._config.dead_letters)
         with store.write() as txn:
             check_signals(txn, store, self._signals)
-            _check_identity(txn, store, source.identity())
+            check_identity(txn, store, source.identity())
         with store.read() as txn:
             self.offsets = get_offsets(txn, store)
             self.version = get_version(txn, store, "fold")
             self._event_time = get_event_time(txn, store, "fold")
-        for partition in source.partitions():
-            source.seek(partition, self.offsets.get(partition, 0))
+            require_nothing_lost(txn, store)
+        self._begin(source)
         self._waiting: deque[Message] = deque()  # polled, not yet folded
 
     def step(self, timeout_seconds: float = 0.0) -> FoldResult:
@@ -100,11 +99,33 @@ class FoldStage:
             self._folded.fold(self._waiting.popleft(), decoded, changes)
             offsets[message.partition] = message.offset + 1
             received_at = max(received_at, message.received_at)
-            oldest_received_at = min(oldest_received_at or message.received_at, message.received_at)
+            if message.received_at:
+                oldest_received_at = min(oldest_received_at or message.received_at, message.received_at)
         if changes.num_messages:
             self._commit(changes, offsets, received_at)
         counts = changes.num_messages, changes.num_events, len(changes.letters)
         return FoldResult(*counts, self.version, oldest_received_at)
+
+    def pass_over(self) -> None:
+        """Commit how far the source has gone without a message: past marks of transactions, say. Now and then, for an
+        offset that stays behind looks like lag, and is one day no longer held."""
+        if self._waiting:
+            return
+        ahead = {name: offset for name, offset in self._source.passed().items() if offset > self.offsets.get(name, 0)}
+        if ahead:
+            self._put_offsets(ahead)
+
+    def _begin(self, source: EventSource) -> None:
+        """Seek each partition; where a new one begins is noted: what goes before that is read is lost, and told so."""
+        begun = {name: source.seek(name, self.offsets.get(name)) for name in source.partitions()}
+        new = {name: offset for name, offset in begun.items() if name not in self.offsets}
+        if new:
+            self._put_offsets(new)
+
+    def _put_offsets(self, offsets: dict[str, int]) -> None:
+        with self._store.write() as txn:
+            put_offsets(txn, self._store, offsets)
+        self.offsets = self.offsets | offsets
 
     def _must_wait(self, message: Message, decoded: Decoded, changes: Changes) -> bool:
         """Whether a message opens the next version: for its size, or because it deletes a user who has entries in
@@ -136,24 +157,3 @@ class FoldStage:
             self._deltas.append(txn, delta.version, data, received_at)
         # 8. Committed.
         self.offsets, self.version = delta.offsets, delta.version
-
-
-def _check_identity(txn: Txn, store: Store, identity: dict[str, str]) -> None:
-    """Raise SourceLost where a log is another than the one whose offsets are stored."""
-    known = store.get_meta(txn, _IDENTITY, dict[str, str]) or {}
-    for name, found in identity.items():
-        if known.get(name, found) != found:
-            raise SourceLost(
-                f"{name} is not the topic that store {store.path} has read ({known[name]}, now {found}): it was "
-                "deleted and made again. Accept that what it held is lost (`runnel fold --accept-loss`), or begin a "
-                "new home"
-            )
-    if identity.keys() - known.keys():
-        store.put_meta(txn, _IDENTITY, known | identity)
-
-
-def adopt_identity(txn: Txn, store: Store, identity: dict[str, str]) -> set[str]:
-    """Take these logs for those that are read from now on; the names of those that were others before."""
-    known = store.get_meta(txn, _IDENTITY, dict[str, str]) or {}
-    store.put_meta(txn, _IDENTITY, known | identity)
-    return {name for name, found in identity.items() if known.get(name, found) != found}

@@ -2,18 +2,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import closing, contextmanager
+from typing import NamedTuple, TypeVar
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource
 
-from stream.kafka_config import KafkaConfig
+from stream.kafka_config import ClientSettings, KafkaConfig
 from stream.source import SourceUnready
 
-_ADMIN = {"request_timeout_ms": 10_000}
-_EVENTS = {"message.timestamp.type": "LogAppendTime"}  # received_at: events are judged by it
-_ITEMS = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "compact"}
+_Client = TypeVar("_Client")
+_OURS: ClientSettings = {"request_timeout_ms": 10_000}
+_STAMP = "message.timestamp.type"
+LOG_APPEND_TIME = "LogAppendTime"  # received_at: events are judged by it
+_EVENTS = {_STAMP: LOG_APPEND_TIME}
+_ITEMS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "compact"}
 
 
 class Topic(NamedTuple):
@@ -23,45 +27,93 @@ class Topic(NamedTuple):
     partitions: list[int]
 
 
-def describe_topics(config: KafkaConfig, names: Sequence[str]) -> dict[str, Topic]:
-    """Those of the topics that exist. Raises SourceUnready where no broker answers."""
-    with _admin(config) as admin:
-        found = admin.describe_topics(list(names))
-    return {
-        topic["name"]: Topic(str(topic["topic_id"]), sorted(each["partition_index"] for each in topic["partitions"]))
-        for topic in found
-        if not topic["error_code"]
-    }
+class TopicAdmin:
+    """Asks and tells the brokers about topics, over connections that it keeps. Every method raises SourceUnready where
+    no broker answers, or not about one of the topics."""
 
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._admin: KafkaAdminClient = connected(KafkaAdminClient, config, config.client_settings(_OURS))
 
-def make_topics(config: KafkaConfig, num_partitions: int, num_replicas: int = -1) -> list[str]:
-    """Make those of our topics that are missing; which. `num_replicas` -1: as many as is the brokers' default. Raises
-    SourceUnready where no broker answers or it does not let us."""
-    wanted: dict[str, Mapping[str, str]] = {config.topics.events: _EVENTS, config.topics.items: _ITEMS}
-    with _admin(config) as admin:
-        there = {topic["name"] for topic in admin.describe_topics(list(wanted)) if not topic["error_code"]}
+    def close(self) -> None:
+        """Leave the brokers."""
+        self._admin.close()
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        """Those that exist."""
+        found: dict[str, Topic] = {}
+        with self._asking():
+            for topic in self._admin.describe_topics(list(names)):
+                error = kafka_errors.for_code(topic["error_code"])
+                if error is kafka_errors.NoError:
+                    numbers = sorted(each["partition_index"] for each in topic["partitions"])
+                    found[topic["name"]] = Topic(str(topic["topic_id"]), numbers)
+                elif error is not kafka_errors.UnknownTopicOrPartitionError:
+                    raise error(f"topic {topic['name']!r}")
+        return found
+
+    def stamps(self, names: Sequence[str]) -> dict[str, str]:
+        """What the stamps of messages are, by topic: LogAppendTime or CreateTime."""
+        resources = [ConfigResource("TOPIC", name, [_STAMP]) for name in names]
+        with self._asking():
+            found = self._admin.describe_configs(resources, config_filter="all")
+        by_topic = {name: settings for topics in found.values() for name, settings in topics.items()}
+        return {name: str(settings[_STAMP]["value"]) for name, settings in by_topic.items()}
+
+    def make_topics(self, num_partitions: int, num_replicas: int = -1) -> list[str]:
+        """Make those of our topics that are missing; which. `num_replicas` -1: the brokers' default."""
+        topics = self._config.topics
+        wanted: dict[str, Mapping[str, str]] = {topics.events: _EVENTS, topics.items: _ITEMS}
+        there = self.topics(list(wanted))
         missing = {
             name: {"num_partitions": num_partitions, "replication_factor": num_replicas, "configs": dict(settings)}
             for name, settings in wanted.items()
             if name not in there
         }
-        if missing:
-            admin.create_topics(missing, wait_for_metadata=True)
-    return list(missing)
+        with self._asking():
+            if missing:
+                self._admin.create_topics(missing, wait_for_metadata=True)
+        return list(missing)
+
+    def tell_group(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note how far the folds are, for tools that show lag."""
+        told = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        with self._asking():
+            for partition, error in self._admin.alter_group_offsets(self._config.group, told).items():
+                if error is not kafka_errors.NoError:
+                    raise error(f"group {self._config.group!r}, {partition}")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unready(self._config, error) from error
 
 
-@contextmanager
-def _admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
+def describe_topics(config: KafkaConfig, names: Sequence[str]) -> dict[str, Topic]:
+    """As `TopicAdmin.topics`."""
+    with closing(TopicAdmin(config)) as admin:
+        return admin.topics(names)
+
+
+def make_topics(config: KafkaConfig, num_partitions: int, num_replicas: int = -1) -> list[str]:
+    """As `TopicAdmin.make_topics`."""
+    with closing(TopicAdmin(config)) as admin:
+        return admin.make_topics(num_partitions, num_replicas)
+
+
+def connected(kind: type[_Client], config: KafkaConfig, settings: ClientSettings) -> _Client:
+    """A consumer or an admin client of kafka-python. Raises SourceUnready, and leaves nothing behind then: one that
+    finds no broker in its constructor has a thread and sockets already, and cannot be closed by its `close`."""
+    client = kind.__new__(kind)
     try:
-        admin = KafkaAdminClient(**config.client_settings(_ADMIN))
+        client.__init__(**settings)  # type: ignore[misc]
     except (kafka_errors.KafkaError, OSError) as error:
+        if (inner := getattr(client, "_client", None)) is not None:
+            inner.close()
         raise unready(config, error) from error
-    try:
-        yield admin
-    except (kafka_errors.KafkaError, OSError) as error:
-        raise unready(config, error) from error
-    finally:
-        admin.close()
+    return client
 
 
 def unready(config: KafkaConfig, error: Exception) -> SourceUnready:

@@ -1,83 +1,94 @@
 # The process that produces a sink's values to Kafka: what it answers for, the brokers have acknowledged.
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from time import monotonic
 
 import msgspec
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.producer.future import FutureRecordMetadata
 
-from stream.kafka_config import ClientSettings, KafkaWriterSettings
+from stream.kafka_config import KafkaWriterSettings
 from stream.writer import Outcome, Piece, Value, read_settings, run_writer
 
-_OURS: ClientSettings = {
-    "enable_idempotence": True,
-    "acks": "all",
-    "allow_auto_create_topics": False,
-    "request_timeout_ms": 5_000,
-    "delivery_timeout_ms": 10_000,  # then who waits is told that the brokers do not take it
-    "max_block_ms": 5_000,
-    "linger_ms": 0,  # a group is sent whole: there is nothing to wait for
-    "batch_size": 256 * 1024,
-    "max_request_size": 1_000_000,
-}
-_ANSWER_SECONDS = 60.0  # beyond any delivery timeout that makes sense while somebody waits
+_GRACE_SECONDS = 5.0  # beyond the delivery timeout, by which every message should be answered for
 
 
 class Producing:
     """Produces groups. After a failure the next group has a producer of its own: an idempotent one that has given up a
-    message cannot vouch for what follows."""
+    message cannot vouch for what follows.
+
+    kafka-python 3.0.12 may answer neither yes nor no for a message whose broker was killed under it, and such a
+    producer cannot be closed either: so nothing waits without a deadline, and `is_stuck` says that its thread is left.
+    """
 
     def __init__(self, settings: KafkaWriterSettings) -> None:
         self._settings = settings
+        self._config = settings.producer
         self._producer: KafkaProducer | None = None
+        self.is_stuck = False
 
     def write(self, group: Sequence[Piece]) -> list[Outcome]:
         """Send all of a group; each piece's outcome once the brokers have answered for all."""
+        failure, sent = "", [list[FutureRecordMetadata]() for _ in group]
         try:
             if self._producer is None:
-                self._producer = KafkaProducer(**{**_OURS, **self._settings.producer})
-            sent = [[self._send(self._producer, value) for value in piece.values] for piece in group]
-        except (kafka_errors.KafkaError, OSError) as error:
-            self._give_up()
-            return [f"Kafka does not take it: {type(error).__name__}: {error}"] * len(group)
-        outcomes = [_outcome(futures) for futures in sent]
+                self._producer = KafkaProducer(**self._config)
+            for piece, futures in zip(group, sent, strict=True):
+                futures.extend(self._send(self._producer, value) for value in piece.values)
+        except (kafka_errors.KafkaError, OSError, RuntimeError, ValueError) as error:  # the latter two: settings
+            failure = _not_taken(error)
+        # Also after a failure: a producer with messages under way cannot be closed.
+        deadline = monotonic() + float(self._config["delivery_timeout_ms"] or 0) / 1000 + _GRACE_SECONDS
+        outcomes = [_outcome(futures, deadline) for futures in sent]
+        if failure:
+            outcomes = [failure] * len(group)
         if any(isinstance(outcome, str) for outcome in outcomes):
-            self._give_up()
+            self.close()
         return outcomes
 
     def close(self) -> None:
         """Leave the brokers."""
-        if self._producer is not None:
-            self._producer.close(timeout=5)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                producer.close(timeout=1)
+            except kafka_errors.KafkaError:
+                self.is_stuck = True
 
     def _send(self, producer: KafkaProducer, value: Value) -> FutureRecordMetadata:
         topic = self._settings.items_topic if value.is_item else self._settings.events_topic
         return producer.send(topic, value.data, key=value.key.encode() or None)
 
-    def _give_up(self) -> None:
-        if self._producer is not None:
-            self._producer.close(timeout=0)
-            self._producer = None
 
-
-def _outcome(futures: Sequence[FutureRecordMetadata]) -> Outcome:
-    offsets: dict[str, int] = {}
+def _outcome(futures: Sequence[FutureRecordMetadata], deadline: float) -> Outcome:
+    offsets, failure = dict[str, int](), ""
     for future in futures:
         try:
-            there = future.get(timeout=_ANSWER_SECONDS)
+            there = future.get(timeout=max(0.0, deadline - monotonic()))
+            offsets[f"{there.topic}-{there.partition}"] = there.offset + 1
         except kafka_errors.KafkaError as error:
-            return f"Kafka does not take it: {type(error).__name__}: {error}"
-        offsets[f"{there.topic}-{there.partition}"] = there.offset + 1
-    return offsets
+            failure = _not_taken(error)
+    return failure or offsets
+
+
+def _not_taken(error: Exception) -> str:
+    return f"Kafka does not take it: {type(error).__name__}: {error}"
 
 
 def main() -> None:
     """Write until the sink is gone."""
     settings = msgspec.json.decode(read_settings(), type=KafkaWriterSettings)
     producing = Producing(settings)
-    run_writer(producing.write, settings.grouping)
+
+    def write(group: Sequence[Piece]) -> list[Outcome]:
+        if producing.is_stuck:
+            sys.exit("a Kafka producer is stuck; the sink starts another process")
+        return producing.write(group)
+
+    run_writer(write, settings.grouping)
     producing.close()
 
 

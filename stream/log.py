@@ -211,6 +211,8 @@ def _commit_number(name: str, txn_id: int) -> int:
 class LogSource:
     """The embedded log as an EventSource of one partition."""
 
+    is_outdated = False
+
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._position = 0
@@ -224,18 +226,20 @@ class LogSource:
         """The one partition."""
         return [PARTITION]
 
-    def seek(self, partition: str, offset: int) -> None:
-        """Read from `offset` on (0: from the oldest record held). Raises ValueError for another partition, for an
-        offset past the end of the log, or for one that was trimmed: events would be lost unseen."""
+    def seek(self, partition: str, offset: int | None) -> int:
+        """Read from `offset` on (None or 0: from the oldest record held). Raises ValueError for another partition, for
+        an offset past the end of the log, or for one that was trimmed: events would be lost unseen."""
         if partition != PARTITION:
             raise ValueError(f"the embedded log has no partition {partition!r}, only {PARTITION!r}")
         end = self._log.end_offset()
+        offset = offset or 0
         if offset > end:
             raise ValueError(f"offset {offset} is past the end {end} of the event log: is it another log?")
         if 0 < offset < (begin := self._log.begin_offset()):
             raise ValueError(f"offset {offset} was trimmed from the event log, which begins at {begin}")
         self._position = offset
         self._commit = -1
+        return offset
 
     def wait(self, timeout_seconds: float) -> None:
         """Return once there may be messages, or at the timeout: so waiting is no part of a step's time."""
@@ -260,9 +264,14 @@ class LogSource:
         """Partition to the offset its next message will get."""
         return {PARTITION: self._log.end_offset()}
 
-    def keep(self, offsets: Mapping[str, int]) -> None:  # noqa: ARG002
+    def passed(self) -> dict[str, int]:
+        """Nothing but what was given."""
+        return {}
+
+    def keep(self, offsets: Mapping[str, int]) -> dict[str, int]:  # noqa: ARG002
         """Free the slots of readers that died."""
         self._log.reader_check()
+        return self.end_offsets()
 
     def close(self) -> None:
         """Nothing of its own to close: the log is its owner's."""

@@ -12,6 +12,8 @@ def decode_message(decoder: EventDecoder, message: Message) -> Decoded:
     key; in a topic of items an empty value deletes the item of its key, and only changes of the catalogue are taken:
     every fold reads it, and a user's event would count in each."""
     value, at = message.value, message.received_at
+    if message.fault:
+        return Decoded([], [Rejected(0, "", message.fault, value[: decoder.limits.max_event_bytes])])
     if message.is_of_items and not value and message.key is not None:
         value = _with_id(b"{}", "item_id", message.key, {"type": "item_delete", "timestamp": at}) or value
     decoded = decoder.decode(value, at)

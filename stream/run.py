@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -15,9 +16,11 @@ from stream.expiry import Expiry
 from stream.feed import open_feed
 from stream.fold import FoldConfig, FoldStage
 from stream.kafka_config import KafkaConfig
+from stream.losses import note_loss
 from stream.metrics import StageMetrics
 from stream.sessions import IsOver, pause, run_sessions
 from stream.snapshots import SnapshotConfig, Snapshots
+from stream.source import SourceLost
 
 FOLD_NAME = "fold-0"  # how the learner calls the one fold store of this machine
 _log = logging.getLogger(__name__)
@@ -63,30 +66,41 @@ def _fold_session(
         snapshots = Snapshots(store, home, config.snapshots)
         stack.callback(snapshots.close)
         source, write = stack.enter_context(open_feed(home, kafka))
+        stack.enter_context(_noting_losses(store))
         stage = FoldStage(store, source, config=config.stage)
         _log.info("fold starts", extra={"version": stage.version, "offsets": stage.offsets})
         upkeep_at, clock = 0.0, RetentionClock()
         expiry = Expiry(store, write, config.user_ttl_days)
-        while not is_over():
+        while not (is_over() or source.is_outdated):
             source.wait(config.poll_seconds)
             started_at = monotonic()
             result = stage.step()
             committed_at = monotonic()
             metrics.stepped(now_ms(), committed_at - started_at, store.commit_seconds if result.num_messages else None)
-            if result.num_messages:
+            if result.oldest_received_at:
                 metrics.folded(result.oldest_received_at, now_ms())
             if committed_at >= upkeep_at:
                 upkeep_at = committed_at + config.upkeep_seconds
                 metrics.keep()
                 store.reader_check()
-                source.keep(stage.offsets)
-                metrics.ends(source.end_offsets())
+                stage.pass_over()
+                metrics.ends(source.keep(stage.offsets))
                 expiry.look(clock())
                 snapshots.upkeep()
                 trim_deltas(store, clock() - config.delta_retention_ms, learned_version(home))
             if result.num_messages:
                 pause(is_over, config.commit_seconds)
         _log.info("fold stops", extra={"version": stage.version})
+
+
+@contextmanager
+def _noting_losses(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except SourceLost as lost:
+        if lost.go_on_at:
+            note_loss(store, lost)
+        raise
 
 
 def learned_version(home: Path) -> int:

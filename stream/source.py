@@ -15,6 +15,7 @@ class Message(NamedTuple):
     value: bytes
     key: bytes | None = None  # stands for the user_id (or item_id) of a single event that has none
     is_of_items: bool = False  # of a topic that holds changes of the catalogue and nothing else
+    fault: str = ""  # why it is a dead letter whatever it holds
 
 
 class SourceError(Exception):
@@ -26,7 +27,12 @@ class SourceUnready(SourceError):  # noqa: N818 - says what is so
 
 
 class SourceLost(SourceError):  # noqa: N818
-    """It does not hold what comes next: a person has to decide."""
+    """It does not hold what comes next: a person has to decide. `go_on_at`: partition → where to read on if what is
+    missing is given up, as of when that was found out."""
+
+    def __init__(self, message: str, go_on_at: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.go_on_at = dict(go_on_at or {})
 
 
 class EventSource(Protocol):
@@ -40,8 +46,13 @@ class EventSource(Protocol):
         """The partitions this source reads."""
         ...
 
-    def seek(self, partition: str, offset: int) -> None:
-        """Read that partition from `offset` on."""
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it has other partitions now: open it anew."""
+        ...
+
+    def seek(self, partition: str, offset: int | None) -> int:
+        """Read that partition from `offset` on, None: from the oldest message held; where that is."""
         ...
 
     def poll(self, max_messages: int, timeout_seconds: float) -> list[Message]:
@@ -56,8 +67,13 @@ class EventSource(Protocol):
         """Partition to the offset its next message will get."""
         ...
 
-    def keep(self, offsets: Mapping[str, int]) -> None:
-        """What has to be done every few seconds; `offsets` are those committed."""
+    def passed(self) -> dict[str, int]:
+        """Partition to where it is read on once every message given has been folded, where that may be beyond the last
+        of them."""
+        ...
+
+    def keep(self, offsets: Mapping[str, int]) -> dict[str, int]:
+        """What has to be done every few seconds; `offsets` are those committed. The end offsets that are known."""
         ...
 
     def close(self) -> None:
@@ -70,6 +86,8 @@ class IterableSource:
 
     It is read once, in order and lazily, so a file of any size takes no memory; seeking back raises ValueError.
     """
+
+    is_outdated = False
 
     def __init__(self, values: Iterable[tuple[int, bytes]], partition: str = "values-0") -> None:
         self.partition = partition
@@ -86,12 +104,15 @@ class IterableSource:
         """The one partition."""
         return [self.partition]
 
-    def seek(self, partition: str, offset: int) -> None:
+    def seek(self, partition: str, offset: int | None) -> int:
         """Skip forward to `offset`; raises ValueError for another partition, or backwards."""
+        if offset is None:
+            return self._next
         if partition != self.partition or offset < self._next:
             raise ValueError(f"cannot go to offset {offset} of {partition!r}: {self.partition!r} is at {self._next}")
         next(islice(self._messages, offset - self._next, offset - self._next), None)
         self._next = offset
+        return offset
 
     def poll(self, max_messages: int, timeout_seconds: float) -> list[Message]:  # noqa: ARG002 - never waits
         """The next messages; empty at the end."""
@@ -106,8 +127,13 @@ class IterableSource:
     def wait(self, timeout_seconds: float) -> None:
         """Never waits."""
 
-    def keep(self, offsets: Mapping[str, int]) -> None:
+    def passed(self) -> dict[str, int]:
+        """Nothing but what was given."""
+        return {}
+
+    def keep(self, offsets: Mapping[str, int]) -> dict[str, int]:  # noqa: ARG002
         """Nothing to do."""
+        return self.end_offsets()
 
     def close(self) -> None:
         """Nothing to close."""

@@ -52,6 +52,7 @@ def test_another_file_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("port = -1", {}, {}, r"port = -1 \(runnel\.toml\)"),
         ("colour = 1", {}, {}, r"unknown setting colour = 1 \(runnel\.toml\)"),
         ("", {"RUNNEL_COLOUR": "1"}, {}, r"unknown setting RUNNEL_COLOUR"),
+        ("[kafka.producer]\nlinger = 1", {}, {}, r"kafka: kafka\.producer\.linger: kafka-python has no setting"),
         ("[learn]\ncommit_second = 1", {}, {}, r"unknown setting learn\.commit_second = 1 \(runnel\.toml\)"),
         (
             "",
@@ -79,3 +80,17 @@ def test_a_wrong_setting_is_told_with_key_value_and_source(
         monkeypatch.setenv(name, value)
     with pytest.raises(CommandError, match=message):
         load_settings(**flags)
+
+
+def test_kafka_is_named_by_a_flag_and_told_the_rest_by_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("runnel.toml").write_text(
+        '[kafka]\nservers = "a:1"\nsecurity = "SASL_SSL"\nusername = "me"\n[kafka.consumer]\nfetch_max_wait_ms = 10\n'
+    )
+    monkeypatch.setenv("RUNNEL_KAFKA__PASSWORD", "s3cret")
+    monkeypatch.setenv("RUNNEL_KAFKA", '{"producer": {"linger_ms": 5, "compression_type": "gzip"}}')
+    settings = load_settings(servers="b:2")
+    assert "s3cret" not in repr(settings)
+    kafka = settings.service_config().kafka
+    assert kafka.client_settings(kafka.consumer) | {"bootstrap_servers": "b:2"} == kafka.client_settings(kafka.consumer)
+    assert kafka.client_settings()["sasl_plain_password"] == "s3cret"
+    assert (kafka.consumer, kafka.producer["linger_ms"]) == ({"fetch_max_wait_ms": 10}, 5)

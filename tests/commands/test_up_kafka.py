@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from commands.api import reaches
 from commands.processes import marked, read_note
 from commands.system import LOCAL
 from serving.ports import free_ports
@@ -36,12 +37,12 @@ def test_events_go_through_kafka_into_lists_and_survive_a_kill_of_every_process(
         assert reply.json()["accepted"] == 201
         offsets: dict[str, int] = reply.json()["offsets"]
         assert set(offsets) == {"runnel.events-0", "runnel.items-0"}
-        wait_until(lambda: folded(port).items() >= offsets.items())
+        wait_until(lambda: reaches(folded(port), offsets))
         slate = httpx.post(
             f"http://127.0.0.1:{port}/v1/recommendations", json={"user_id": "u1", "n": 3}, timeout=60
         ).json()
         assert len(slate["items"]) == 3
-        assert slate["session_offsets"].items() >= offsets.items()
+        assert reaches(slate["session_offsets"], offsets)
         note = read_note(home / "run" / "kafka.pid")
         assert note is not None
         broker = note.process()

@@ -1,11 +1,14 @@
 # What befalls a fold on a real Kafka: kills, brokers that go, a cut network, long absences, hostile messages.
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +22,14 @@ from state.records import read_record
 from state.store import Store
 from stream.dead_letters import read_dead_letters
 from stream.kafka_config import ClientSettings, KafkaConfig
-from stream.kafka_writer import Producing
-from stream.writer import Piece, Value
+from stream.kafka_sink import KafkaSink
+from stream.kafka_topics import connected
+from stream.sink import SinkError, Value
+from stream.source import SourceUnready
 from tests.brokers import Cluster
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fold_process import FoldProcess
-from tests.stream.helpers import random_events, view
+from tests.stream.helpers import JsonEvent, random_events, view
 from tests.stream.waiting import wait_until
 
 BATCH = 20
@@ -47,28 +52,35 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster,
 @contextmanager
 def load(config: KafkaConfig, seed: int) -> Iterator[None]:
     """Events of all kinds in a thread, each batch tried again until the brokers have it, until the block ends."""
-    stop, failures = threading.Event(), list[str]()
+    stop = threading.Event()
 
-    def run() -> None:
-        events = random_events(20_000, seed)
-        producing = Producing(config.writer_settings())
-        for start in range(0, len(events), BATCH):
-            if stop.is_set():
-                break
-            batch = [json.dumps(event).encode() for event in events[start : start + BATCH]]
-            keys = [str(event.get("user_id", event.get("item_id"))) for event in events[start : start + BATCH]]
-            piece = Piece(True, 0, [Value(data, key) for data, key in zip(batch, keys, strict=True)])
-            while isinstance(outcome := producing.write([piece])[0], str):
-                failures.append(outcome)
-        producing.close()
+    async def run() -> None:
+        sink, events = KafkaSink(config, lambda: 0), iter(random_events(20_000, seed))
+        while not stop.is_set() and (batch := list(islice(events, BATCH))):
+            values = [_value(event) for event in batch]
+            while True:
+                try:
+                    await sink.append(*values)
+                    break
+                except SinkError:
+                    if not sink.is_alive:
+                        sink = KafkaSink(config, lambda: 0)
+        sink.close()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(asyncio.run, run())
+        try:
+            yield
+        finally:
+            stop.set()
+            sending.result()
+
+
+def _value(event: JsonEvent) -> Value:
+    data = json.dumps(event).encode()
+    if str(event["type"]).startswith("item"):
+        return Value(data, str(event["item_id"]), is_item=True)
+    return Value(data, str(event["user_id"]))
 
 
 class Scene(NamedTuple):
@@ -157,12 +169,16 @@ def test_one_of_three_brokers_is_killed_and_its_partitions_go_on(tmp_path: Path)
 def in_sync(config: KafkaConfig) -> int:
     """The fewest replicas of a partition that are in sync; 0 while no broker answers."""
     try:
-        admin = KafkaAdminClient(**config.client_settings())
+        admin = connected(KafkaAdminClient, config, config.client_settings())
+    except SourceUnready:
+        return 0
+    try:
+        topics = admin.describe_topics([config.topics.events])
     except KafkaError:
         return 0
-    topics = admin.describe_topics([config.topics.events])
-    admin.close()
-    return min(len(partition["isr_nodes"]) for topic in topics for partition in topic["partitions"])
+    finally:
+        admin.close()
+    return min((len(partition["isr_nodes"]) for topic in topics for partition in topic["partitions"]), default=0)
 
 
 @pytest.fixture

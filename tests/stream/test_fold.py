@@ -89,8 +89,8 @@ def test_messages_below_the_stored_offset_are_skipped_even_if_the_source_brings_
     fold(store, [value(view("u", "a")), value(view("u", "b", 1))])
 
     class Repeating(IterableSource):
-        def seek(self, partition: str, offset: int) -> None:
-            pass
+        def seek(self, partition: str, offset: int | None) -> int:  # noqa: ARG002
+            return offset or 0
 
     values = stamped([value(view("u", "a")), value(view("u", "b", 1)), value(view("u", "c", 2))])
     stage = FoldStage(store, Repeating(values))
@@ -103,8 +103,8 @@ def test_partitions_keep_their_own_offsets(store: Store) -> None:
         def partitions(self) -> list[str]:
             return ["p", "q"]
 
-        def seek(self, partition: str, offset: int) -> None:
-            pass
+        def seek(self, partition: str, offset: int | None) -> int:  # noqa: ARG002
+            return offset or 0
 
         def poll(self, max_messages: int, timeout_seconds: float) -> list[Message]:  # noqa: ARG002
             return [Message("p", 4, NOW, value(view("u", "a"))), Message("q", 9, NOW, value(view("v", "a")))]
@@ -178,8 +178,8 @@ def test_a_deleted_user_leaves_every_set_and_events_received_before_stay_out(sto
         def partitions(self) -> list[str]:
             return ["other-0"]
 
-        def seek(self, partition: str, offset: int) -> None:
-            pass
+        def seek(self, partition: str, offset: int | None) -> int:  # noqa: ARG002
+            return offset or 0
 
     again = [(NOW, value(view("u", "x"))), (NOW + 2001, value(view("u", "y", 10)))]
     FoldStage(store, Redelivering(again, "other-0")).step()

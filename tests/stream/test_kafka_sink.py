@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from pydantic import SecretStr
 
 from stream.kafka_config import ClientSettings, KafkaConfig
 from stream.kafka_sink import KafkaSink
@@ -103,12 +105,16 @@ def test_a_topic_that_is_not_there_is_named(broker: Cluster) -> None:
 
 
 def test_no_secret_is_in_a_command_line_or_a_text_form(broker: Cluster, tmp_path: Path) -> None:
-    import psutil
-
     (tmp_path / "password").write_text("s3cret-of-file\n")
-    config = replace(broker.config(), security="SASL_SSL", username="me", password_file=tmp_path / "password")
+    secured = {"security": "SASL_SSL", "username": "me", "client": {"ssl_password": "s3cret-of-key"}}
+    config = replace(broker.config(), password_file=tmp_path / "password", **secured)  # type: ignore[arg-type]
     sink = KafkaSink(config, lambda: 1)
     process = psutil.Process(sink.writer_pid)
-    assert "s3cret" not in " ".join(process.cmdline()) + str(process.environ()) + repr(config)
-    assert config.client_settings()["sasl_plain_password"] == "s3cret-of-file"
+    told = " ".join(process.cmdline()) + str(process.environ())
     sink.close()
+    plain = replace(config, password_file=None, password=SecretStr("s3cret-itself"))
+    for settings in (config, plain):
+        told += repr(settings) + repr(settings.writer_settings()) + repr(sink.__dict__)
+    assert "s3cret" not in told
+    assert config.client_settings()["sasl_plain_password"] == "s3cret-of-file"
+    assert plain.client_settings()["sasl_plain_password"] == "s3cret-itself"

@@ -128,7 +128,7 @@ def test_an_offset_that_is_not_there_is_refused_with_what_is(kind: Kind) -> None
     kind.trim(2)
     with pytest.raises((ValueError, SourceLost), match=r"\b1\b.*\b2\b|\b2\b.*\b1\b"):
         source.seek(kind.partition, 1)
-    source.seek(kind.partition, 0)
+    assert source.seek(kind.partition, None) in (0, 2)  # the log says 0 for its oldest, whatever that is
     assert [message.offset for message in read(source, 2)] == [2, 3]
 
 
