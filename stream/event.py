@@ -216,6 +216,10 @@ class EventDecoder:
                 return Decoded(events, [])
         return self._decode_each(value, received_at)
 
+    def elements(self, value: bytes) -> list[bytes]:
+        """The raw events of a value that decodes."""
+        return [bytes(raw) for raw in self._raws.decode(value)] if _ARRAY.match(value) else [value]
+
     def _are_sound(self, events: list[Event], received_at: int) -> bool:
         """Whether no event breaks a rule. What nearly all events are is seen here; `_fault` has the rules."""
         latest = received_at + self.limits.max_ahead_ms
@@ -234,7 +238,7 @@ class EventDecoder:
 
     def _decode_each(self, value: bytes, received_at: int) -> Decoded:
         try:
-            raws = [bytes(raw) for raw in self._raws.decode(value)] if _ARRAY.match(value) else [value]
+            raws = self.elements(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Decoded([], [self._rejected(0, *self._explain(error), value)])
         decoded = Decoded([], [])

@@ -22,7 +22,7 @@ def decode_message(decoder: EventDecoder, message: Message) -> Decoded:
         if reason == "missing" and field in ("user_id", "item_id") and field == _key_field(message):
             completed = _with_id(value, field, message.key)
             decoded = decoded if completed is None else decoder.decode(completed, at)
-    return _only_items(decoded, message) if message.is_of_items else decoded
+    return _only_items(decoder, decoded, value) if message.is_of_items else decoded
 
 
 def _key_field(message: Message) -> str:
@@ -38,7 +38,10 @@ def _with_id(value: bytes, field: str, key: bytes, more: dict[str, object] | Non
         return None
 
 
-def _only_items(decoded: Decoded, message: Message) -> Decoded:
+def _only_items(decoder: EventDecoder, decoded: Decoded, value: bytes) -> Decoded:
+    if all(isinstance(event, ItemUpsert | ItemDelete) for event in decoded.events):
+        return decoded
+    raws = decoder.elements(value)
     refused = {each.index for each in decoded.rejected}
     places = [place for place in range(len(decoded.events) + len(refused)) if place not in refused]
     kept: list[Event] = []
@@ -48,5 +51,5 @@ def _only_items(decoded: Decoded, message: Message) -> Decoded:
             kept.append(event)
         else:
             reason = f"{event.kind} events do not belong in the topic of items"
-            rejected.append(Rejected(place, "type", reason, message.value))
+            rejected.append(Rejected(place, "type", reason, raws[place]))
     return Decoded(kept, rejected)

@@ -58,7 +58,7 @@ class FoldProcess:
         """Wait until it has folded all that its topics hold, end it, and fold the same in one go into another store:
         both say the same but for their numbers of items."""
         source = KafkaSource(self.config)
-        ends = {partition: end for partition, end in source.end_offsets().items() if end}
+        ends = source.end_offsets()
         source.close()
         wait_until(lambda: stored_offsets(self.home / "fold", "fold") == ends, 120)
         self.end(signal.SIGTERM)

@@ -102,7 +102,8 @@ def catalogue_of(store: Store) -> dict[str, CatalogueItem]:
 
 def named_dump(store: Store) -> dict[str, object]:
     """All that a fold store says, by item_id and not by its own numbers: these depend on how partitions were read."""
-    with store.read() as txn:
+    txn = store.begin_read_whole()
+    try:
         names = [name.decode() for _, name in txn.cursor(store.db("dictionary"))]
         rows = {
             name: sorted((user, *_named(name, row, names)) for user, row in txn.cursor(store.db(name))) for name in SETS
@@ -120,6 +121,8 @@ def named_dump(store: Store) -> dict[str, object]:
             "totals": get_totals(txn, store),
             "dead letters": sorted(map(repr, read_dead_letters(txn, store))),
         }
+    finally:
+        store.end_read(txn)
 
 
 def _named(name: str, row: bytes, names: Sequence[str]) -> tuple[object, ...]:
