@@ -73,6 +73,7 @@ class Prequential:
     def _list(self, name: str, scores: NDArray[np.float32]) -> None:
         scores_of_one = sunk(scores[0])
         first = max(len(scores_of_one) - self._config.cutoff, 0)
-        best = np.argpartition(scores_of_one, first)[first:] if first else np.arange(len(scores_of_one))
+        # A copy: a slice would keep all the places, eight bytes an item for each of the lists.
+        best = np.argpartition(scores_of_one, first)[first:].copy() if first else np.arange(len(scores_of_one))
         self._lists.setdefault(name, deque(maxlen=self._config.num_lists)).append(best)
         self._num_items[name] = scores.shape[1]
