@@ -27,15 +27,15 @@ from stream.readers import open_data_set
 
 DATA = Path("../shared/data")
 _PREPARED_EVENTS = 400_000  # a longer load makes its calls while it sends
-_USER = re.compile(rb'"user_id":"(\d+)"')
+_ID = re.compile(rb'("user_id":|"item_id":)"(\d+)"')
 _STAMP = b"1000000000000"  # milliseconds; what every call carries until it is sent
 
 
-def click_events(data: Path, tag: str, skip_events: int = 0, users: int = 0) -> Iterator[bytes]:
+def click_events(data: Path, tag: str, skip_events: int = 0, fold_into: int = 0) -> Iterator[bytes]:
     """Globo's clicks from `skip_events` on, from the beginning again where they end, without end; `sent_now` gives them
-    their time. `tag` makes their event ids differ from those of another run over the same clicks; `users` folds the
-    users of the data set into so many (0: they stay as they are)."""
-    return islice(_values(data, tag, users), skip_events, None)
+    their time. `tag` makes their event ids differ from those of another run over the same clicks; `fold_into`
+    folds the users and the items of the data set into so many of each (0: they stay as they are)."""
+    return islice(_values(data, tag, fold_into), skip_events, None)
 
 
 def event_calls(events: Iterator[bytes], num_calls: int, per_call: int) -> Iterator[bytes]:
@@ -44,14 +44,16 @@ def event_calls(events: Iterator[bytes], num_calls: int, per_call: int) -> Itera
         yield prepared("POST", "/v1/events", b"[" + b",".join(islice(events, per_call)) + b"]")
 
 
-def _values(data: Path, tag: str, users: int) -> Iterator[bytes]:
+def _values(data: Path, tag: str, fold_into: int) -> Iterator[bytes]:
     for lap in count():
         clicks, _ = open_data_set("globo", data)
         event_id = b'"event_id":"%s-%d' % (tag.encode(), lap)
         for click in clicks:
             value = click.value.replace(b'"timestamp":%d' % click.timestamp, b'"timestamp":' + _STAMP)
             value = value.replace(b'"event_id":"globo', event_id)
-            yield _USER.sub(lambda found: b'"user_id":"%d"' % (int(found[1]) % users), value) if users else value
+            yield (
+                _ID.sub(lambda found: b'%s"%d"' % (found[1], int(found[2]) % fold_into), value) if fold_into else value
+            )
 
 
 def sent_now(call: bytes) -> bytes:
@@ -145,7 +147,7 @@ class Plan:
     data: Path = DATA
     skip: int = 0  # events of the data set that are left out at its beginning
     tag: str = "load"
-    users: int = 0  # the data set's users are folded into so many; 0: they stay as they are
+    fold_into: int = 0  # so many users and items; 0: they stay as they are
 
 
 @contextmanager
@@ -166,11 +168,11 @@ def main(
     data: Annotated[Path, typer.Option(envvar="RUNNEL_DATA")] = DATA,
     skip: int = 0,
     tag: str = "load",
-    users: int = 0,
+    fold_into: int = 0,
 ) -> None:
     """Prepare, say so, wait for a line, send, tell."""
     calls: Iterable[bytes] = event_calls(
-        click_events(data, tag, skip, users), round(rate * seconds / per_call), per_call
+        click_events(data, tag, skip, fold_into), round(rate * seconds / per_call), per_call
     )
     load = Load(port, list(calls) if rate * seconds <= _PREPARED_EVENTS else calls, rate / per_call)
     generate(load.run)

@@ -57,14 +57,10 @@ class Covisitation:
         taken = np.flatnonzero((batch.labels > 0) & (batch.weights > 0))
         targets, weights = batch.items[taken], batch.weights[taken].astype(np.float64)
         columns = zip(self.newest(batch.query)[taken].tolist(), targets.tolist(), weights.tolist(), strict=True)
-        add = self.cells.add
         for rows, target, weight in columns:
-            for row in rows:
-                if row < 0:
-                    break
-                if row != target:
-                    add(row, target, weight)
-                    add(target, row, weight)
+            others = [row for row in rows if row >= 0 and row != target]
+            if others:
+                self.cells.add_pairs(target, others, weight)
         return math.nan
 
     def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 # Tables that grow with the stream and know which rows changed since the last delta.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -109,26 +110,31 @@ class CellTable:
 
     def add(self, row: int, column: int, amount: float) -> None:
         """Add to one cell, and prune the row when it is full."""
-        self.changes += 1
-        touched = self._touched.get(row)
-        if touched is None:  # a default made for each call took a third of its time
-            touched = self._touched[row] = set()
+        cells, touched = self._opened(row)
         touched.add(column)
-        if row in self._arrays:
-            del self._arrays[row]
-        cells = self.rows.get(row)
-        if cells is None:
-            cells = self.rows[row] = {}
         if column in cells:
             cells[column] += amount
-            return
-        cells[column] = 0.0 + amount
-        self.num_cells += 1
-        self._end = max(self._end, row + 1)
-        if len(cells) > 2 * self.max_cells:
-            self._prune(row, self.max_cells)
-        while self.num_cells > self.max_total:
-            self._prune_next()
+        else:
+            self._add_cell(row, cells, column, amount)
+
+    def add_pairs(self, item: int, others: Sequence[int], amount: float) -> None:
+        """Add to the cells that an item has with each of the others, in its row and in theirs: two calls of `add` for
+        each pair, in half of their time."""
+        cells, touched = self._opened(item)
+        for other in others:
+            if item not in self.rows:  # pruned to nothing since
+                cells, touched = self._opened(item)
+            touched.add(other)
+            if other in cells:
+                cells[other] += amount
+            else:
+                self._add_cell(item, cells, other, amount)
+            their_cells, their_touched = self._opened(other)
+            their_touched.add(item)
+            if item in their_cells:
+                their_cells[item] += amount
+            else:
+                self._add_cell(other, their_cells, item, amount)
 
     def touch_all(self) -> None:
         """Note that every cell changed."""
@@ -175,6 +181,27 @@ class CellTable:
             del self.rows[row]
         self._arrays.pop(row, None)
         self.changes += 1
+
+    def _opened(self, row: int) -> tuple[dict[int, float], set[int]]:
+        """A row's cells and its touched columns, to be written to."""
+        self.changes += 1
+        if row in self._arrays:
+            del self._arrays[row]
+        cells, touched = self.rows.get(row), self._touched.get(row)
+        if cells is None:  # a default made for each call took a third of its time
+            cells = self.rows[row] = {}
+        if touched is None:
+            touched = self._touched[row] = set()
+        return cells, touched
+
+    def _add_cell(self, row: int, cells: dict[int, float], column: int, amount: float) -> None:
+        cells[column] = 0.0 + amount
+        self.num_cells += 1
+        self._end = max(self._end, row + 1)
+        if len(cells) > 2 * self.max_cells:
+            self._prune(row, self.max_cells)
+        while self.num_cells > self.max_total:
+            self._prune_next()
 
     def _prune(self, row: int, num_kept: int) -> None:
         """Keep the largest cells of a row."""
