@@ -11,15 +11,14 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from state.signals import Signal, SignalTable
+from stream.event_errors import explain
 
 MAX_ID_BYTES = 256  # of UTF-8; a user id is an LMDB key, which may hold 511 bytes
 _SHORT_ID = MAX_ID_BYTES // 4  # so many characters are at most MAX_ID_BYTES: no need to encode them
 YEAR_2000_MS = 946_684_800_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_FIELD = re.compile(r" - at `\$(?:\[\d+\])?\.?([^`]*)`$")
 _ARRAY = re.compile(rb"[ \t\r\n]*\[")
-_MISSING = re.compile(r"missing required field `([^`]+)`")
 
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_BYTES)]
 Time: TypeAlias = int | Annotated[datetime, Meta(tz=True)]  # milliseconds, or RFC 3339 with offset; int once decoded
@@ -240,7 +239,7 @@ class EventDecoder:
         try:
             raws = self.elements(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Decoded([], [self._rejected(0, *self._explain(error), value)])
+            return Decoded([], [self._rejected(0, *explain(error, self._names), value)])
         decoded = Decoded([], [])
         for index, raw in enumerate(raws):
             event, fault = self._decode_one(raw, received_at)
@@ -256,7 +255,7 @@ class EventDecoder:
         try:
             event = self._one.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return None, self._explain(error)
+            return None, explain(error, self._names)
         return event, self._fault(event, received_at)
 
     def _fault(self, event: Event, received_at: int) -> tuple[str, str] | None:
@@ -276,24 +275,6 @@ class EventDecoder:
 
     def _rejected(self, index: int, field: str, reason: str, raw: bytes) -> Rejected:
         return Rejected(index, field, reason, raw[: self.limits.max_event_bytes])
-
-    def _explain(self, error: Exception) -> tuple[str, str]:
-        """(field, reason) out of what the decoder said."""
-        if isinstance(error, UnicodeDecodeError):
-            return "", "not UTF-8"
-        if isinstance(error, RecursionError):
-            return "", "nested too deep"
-        text = str(error)
-        if not isinstance(error, msgspec.ValidationError):
-            return "", f"not JSON: {text}"
-        place = _FIELD.search(text)
-        field = place.group(1) if place else ""
-        reason = text[: place.start()] if place else text
-        if missing := _MISSING.search(reason):
-            return missing.group(1), "missing"
-        if field == "type" and reason.startswith("Invalid value"):
-            return field, f"unknown signal {reason.removeprefix('Invalid value ')}; known are {self._names}"
-        return field, reason
 
 
 def milliseconds(time: int | datetime) -> int:

@@ -132,7 +132,7 @@ def test_after_a_fault_under_load_the_store_is_that_of_a_run_without_it(
     fold.start()
     try:
         with load(config, seed=len(fault.__name__)):
-            for _ in range(3):
+            for _ in range(2):
                 before = fold.num_folded()
                 wait_until(lambda: fold.num_folded() > before + 200, 120)  # noqa: B023
                 fault(Scene(cluster, proxy, fold))
