@@ -75,7 +75,7 @@ class FoldStage:
             self.version = get_version(txn, store, "fold")
             self._event_time = get_event_time(txn, store, "fold")
             require_nothing_lost(txn, store)
-        self._begin(source)
+        self._begin()
         self._waiting: deque[Message] = deque()  # polled, not yet folded
 
     def step(self, timeout_seconds: float = 0.0) -> FoldResult:
@@ -115,9 +115,9 @@ class FoldStage:
         if ahead:
             self._put_offsets(ahead)
 
-    def _begin(self, source: EventSource) -> None:
+    def _begin(self) -> None:
         """Seek each partition; where a new one begins is noted: what goes before that is read is lost, and told so."""
-        begun = {name: source.seek(name, self.offsets.get(name)) for name in source.partitions()}
+        begun = {name: self._source.seek(name, self.offsets.get(name)) for name in self._source.partitions()}
         new = {name: offset for name, offset in begun.items() if name not in self.offsets}
         if new:
             self._put_offsets(new)

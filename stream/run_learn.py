@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -109,7 +109,7 @@ def _learn_session(
         metrics.begin(stage.models, DETECTORS)
         _log.info("learn starts", extra={"version": stage.version, "offsets": stage.offsets})
         try:
-            _learn_until(is_over, stage, _Stores(store, fold_store, snapshots, home / "log", stack), config, metrics)
+            _learn_until(is_over, stage, _Stores(store, fold_store, snapshots, home / "log"), config, metrics)
         except Reopen as reason:
             _log.warning("learn opens its models anew: %s", reason)
         _log.info("learn stops", extra={"version": stage.version})
@@ -132,7 +132,6 @@ class _Stores(NamedTuple):
     fold: Store
     snapshots: Snapshots
     log_path: Path  # of the embedded log, where there is one
-    stack: ExitStack
 
 
 def _learn_until(
@@ -140,7 +139,7 @@ def _learn_until(
 ) -> None:
     budget = TrainBudget(config.min_trained, config.commit_seconds)
     drift = DriftMonitor(config.drift)
-    upkeep_at, clock, log = 0.0, RetentionClock(), None
+    upkeep_at, clock = 0.0, RetentionClock()
     while not (is_over() or stores.fold.is_outdated):
         started_at, fold_version = monotonic(), stage.fold_versions.get(FOLD_NAME, 0)
         result = stage.step(now_ms(), budget.examples)
@@ -161,12 +160,15 @@ def _learn_until(
             stores.learn.reader_check()
             stores.snapshots.upkeep()
             trim_deltas(stores.learn, clock() - config.delta_retention_ms, stage.version)
-            if log is None and stores.log_path.is_dir():
-                log = EventLog(stores.log_path)
-                stores.stack.callback(log.close)
-            if log is not None:
-                log.trim(stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
+            _trim_log(stores.log_path, stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
         pause(is_over, config.commit_seconds - (stepped_at - started_at))
+
+
+def _trim_log(path: Path, before_offset: int, before_received_at: int) -> None:
+    """Drop what was learned and is older from the home's own log, where it has one."""
+    if path.is_dir():
+        with closing(EventLog(path)) as log:
+            log.trim(before_offset, before_received_at)
 
 
 def _heed(alarms: Sequence[Alarm], stage: LearnStage, config: DriftConfig, store: Store, metrics: StageMetrics) -> None:

@@ -193,6 +193,16 @@ def send_all(producer: KafkaProducer, topic: str, values: list[bytes], key: byte
         sent.get(60)
 
 
+def fold_all(home: Path, config: KafkaConfig) -> None:
+    """Have a process fold all that the topics hold, as one store folded in one go has it."""
+    fold = FoldProcess(home, config)
+    fold.start()
+    try:
+        fold.require_exact()
+    finally:
+        fold.end()
+
+
 def test_a_hundred_thousand_messages_that_came_while_it_was_down(
     broker: Cluster, producer: KafkaProducer, tmp_path: Path
 ) -> None:
@@ -219,12 +229,7 @@ def test_ten_thousand_items_at_once(broker: Cluster, producer: KafkaProducer, tm
     ]
     for each in sent:
         each.get(60)
-    fold = FoldProcess(tmp_path / "home", config)
-    fold.start()
-    try:
-        fold.require_exact()
-    finally:
-        fold.end()
+    fold_all(tmp_path / "home", config)
 
 
 POISON = [
@@ -257,12 +262,7 @@ def test_messages_of_every_bad_kind_stop_nothing_and_are_told_apart(
     values = [value for pair in zip(POISON, good, strict=True) for value in pair]
     send_all(producer, config.topics.events, values)
     send_all(producer, config.topics.items, POISON[:-1], b"poison")  # the last has more events than letters are kept
-    fold = FoldProcess(tmp_path / "home", config)
-    fold.start()
-    try:
-        fold.require_exact()
-    finally:
-        fold.end()
+    fold_all(tmp_path / "home", config)
     with Store(tmp_path / "home" / "fold") as store, store.read() as txn:
         assert len(read_record(txn, store, b"good").sequence.rows) == len(POISON)
         letters = {(letter.partition, letter.offset) for letter in read_dead_letters(txn, store)}
@@ -282,14 +282,9 @@ def test_duplicates_and_another_order_fold_to_the_same_records(
     for name, values in (("once", events), ("twice", shuffled)):
         config = broker.config(2 if name == "twice" else 1)
         send_all(producer, config.topics.events, values)
-        fold = FoldProcess(tmp_path / name / "home", config)
-        fold.home.parent.mkdir()
-        fold.start()
-        try:
-            fold.require_exact()
-        finally:
-            fold.end()
-        with Store(fold.home / "fold") as store, store.read() as txn:
+        (tmp_path / name).mkdir()
+        fold_all(tmp_path / name / "home", config)
+        with Store(tmp_path / name / "home" / "fold") as store, store.read() as txn:
             names = [read_record(txn, store, f"u{k}".encode()).sequence.rows for k in range(7)]
             records.append([b"".join(row[:16] for row in rows) for rows in names])  # item numbers are the store's own
     assert records[0] == records[1]

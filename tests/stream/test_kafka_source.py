@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -71,6 +71,12 @@ class Loop:
         """Entries in a user's record."""
         with self.store.read() as txn:
             return len(read_record(txn, self.store, user.encode()).sequence.rows)
+
+    def accept_loss(self) -> dict[str, tuple[int, int]]:
+        """What a person's decision moves."""
+        self.let_go()
+        with Store(self.path, "fold", writer=True) as store, closing(KafkaSource(self.config)) as source:
+            return accept_loss(store, source)
 
     def let_go(self) -> None:
         """Of source and store."""
@@ -250,11 +256,7 @@ def test_a_topic_that_was_deleted_and_made_again_is_another_until_its_loss_is_ac
         loop.send(view("v", f"i{number}", number))
     with pytest.raises(SourceLost, match="deleted and made again"):
         loop.open()
-    loop.let_go()
-    with Store(loop.path, "fold", writer=True) as store:
-        source = KafkaSource(loop.config)
-        assert accept_loss(store, source) == {f"{loop.events}-0": (3, 0)}
-        source.close()
+    assert loop.accept_loss() == {f"{loop.events}-0": (3, 0)}
     loop.fold(loop.open(), 5)
     assert (loop.sequence("u"), loop.sequence("v")) == (3, 5)
 
@@ -268,12 +270,8 @@ def test_messages_that_retention_took_stop_the_fold_until_their_loss_is_accepted
     admin.close()
     with pytest.raises(SourceLost, match="holds offsets 6 to 9, and 3 is next"):
         loop.open()
-    loop.let_go()
-    with Store(loop.path, "fold", writer=True) as store:
-        source = KafkaSource(loop.config)
-        assert accept_loss(store, source) == {f"{loop.events}-0": (3, 6)}
-        assert accept_loss(store, source) == {}
-        source.close()
+    assert loop.accept_loss() == {f"{loop.events}-0": (3, 6)}
+    assert loop.accept_loss() == {}
     loop.fold(loop.open(), 3)
     assert loop.sequence("u") == 6
 
@@ -324,10 +322,7 @@ def test_a_topic_that_was_cut_back_stays_lost_while_it_grows_and_what_came_since
     assert "the topic was cut back" in found
     loop.send(*(view("v", f"i{number}", number) for number in range(5)))  # past the offset that is stored
     assert end_of_a_session(loop) == found
-    with Store(loop.path, "fold", writer=True) as store:
-        source = KafkaSource(loop.config)
-        assert accept_loss(store, source) == {f"{loop.events}-0": (6, 4)}
-        source.close()
+    assert loop.accept_loss() == {f"{loop.events}-0": (6, 4)}
     loop.fold(loop.open(), 5)
     assert (loop.sequence("u"), loop.sequence("v")) == (4, 5)
 
