@@ -77,10 +77,8 @@ def prepare_node(
             *command,
             "kafka.tools.StorageTool",
             "format",
-            "-t",
-            _cluster_id(folder),
-            "-c",
-            str(path),
+            f"--cluster-id={_cluster_id(folder)}",  # one word: an identity may begin with a dash
+            f"--config={path}",
             *format_options,
         ]
         done = subprocess.run(tool, capture_output=True, text=True, check=False, timeout=_FORMAT_SECONDS)
