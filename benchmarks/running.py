@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.client import Connection, prepared
+from commands.api import reaches
 from commands.settings import PREFIX
 from serving.ports import free_ports
 from serving.schemas import ModelReply
@@ -48,7 +49,7 @@ class Running:
         deadline = time.monotonic() + seconds
         while True:
             model = self.model()
-            if model.learned_offsets == model.folded_offsets:
+            if reaches(model.learned_offsets, model.folded_offsets):
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not learned within {seconds:.0f} s: {model}")
