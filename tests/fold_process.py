@@ -32,7 +32,7 @@ class FoldProcess:
             "RUNNEL_KAFKA__TOPICS__ITEMS": self.config.topics.items,
             "RUNNEL_FOLD__USER_TTL_DAYS": "0",
         }
-        options = ["--home", str(self.home), "--kafka", self.config.servers]
+        options = ["--home", str(self.home), "--kafka", self.config.servers, "--deltas", "home"]
         command = [sys.executable, str(ROOT / "runnel.py"), "fold", *options]
         self.home.mkdir(exist_ok=True)
         with (self.home / "fold.log").open("ab") as log:
