@@ -49,6 +49,10 @@ class FoldRunConfig:
                 f"number = {self.number}: of num_folds = {self.num_folds} they are 0 to {self.num_folds - 1}"
             )
 
+    def own_snapshots(self, home: Path) -> SnapshotConfig:
+        """Of this fold."""
+        return self.snapshots.of_fold(home, self.number, self.num_folds)
+
 
 def now_ms() -> int:
     """Milliseconds since 1970."""
@@ -72,7 +76,7 @@ def _fold_session(
 ) -> None:
     with ExitStack() as stack:
         store = stack.enter_context(Store(home / "fold", "fold", True, config.map_size_bytes))
-        snapshots = Snapshots(store, home, config.snapshots)
+        snapshots = Snapshots(store, home, config.own_snapshots(home))
         stack.callback(snapshots.close)
         _check_share(store, config)
         source, write = stack.enter_context(open_feed(home, kafka, config.number, config.num_folds))

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event
 from time import monotonic
 
 from state.deltas import DeltaGap, DeltaLog
 from state.follower import LEARN, Follower
+from state.from_snapshots import begin_from
 from state.record import RecordLimits
 from state.signals import SignalTable
+from state.snapshots import newest_together
 from state.store import Store
 from stream.clock import RetentionClock
 from stream.delta_topics import DeltaTopics
@@ -29,14 +32,18 @@ def run_follow(
     home: Path,
     stop: Event,
     kafka: KafkaConfig,
-    num_folds: int = 1,
+    snapshots: Mapping[str, Path],
     config: FollowRunConfig | None = None,
     limits: RecordLimits | None = None,
     metrics: StageMetrics | None = None,
 ) -> None:
-    """Fold the deltas of all folds and of the learner into the home's follow store until `stop` is set."""
+    """Fold the deltas of folds and of the learner into the home's follow store until `stop` is set.
+
+    `snapshots` names all stages, and where each keeps its snapshots: from there it begins where Kafka no longer holds
+    what comes next.
+    """
     config, told = config or FollowRunConfig(), metrics or StageMetrics("follow")
-    folds = fold_keys(num_folds)
+    folds = fold_keys(len(snapshots) - 1)
     keys = folds | {LEARN: LEARN}
 
     def session(is_over: IsOver) -> None:
@@ -49,9 +56,22 @@ def run_follow(
             try:
                 _follow_until(is_over, store, follower, topics, config, told)
             except DeltaGap as gap:
-                raise SourceLost(str(gap)) from gap
+                _begin_anew(store, follower, snapshots, gap)
 
     run_sessions(home / "follow", stop, session, metrics=told)
+
+
+def _begin_anew(store: Store, follower: Follower, snapshots: Mapping[str, Path], gap: DeltaGap) -> None:
+    """Put the newest snapshots in place of what the store holds; the follower is to be dropped."""
+    found = newest_together(snapshots, LEARN)
+    if all(snapshot.version <= follower.version(name) for name, snapshot in found.items()):
+        places = ", ".join(sorted({str(path) for path in snapshots.values()}))
+        raise SourceLost(f"{gap}, and {places} holds no snapshots that go on from there")
+    _log.warning("follow begins from snapshots: %s", gap)
+    with ExitStack() as stack:
+        stores = {name: stack.enter_context(Store(snapshot.path)) for name, snapshot in found.items()}
+        learn = stores.pop(LEARN)
+        begin_from(store, stores, learn, now_ms())
 
 
 def _follow_until(
