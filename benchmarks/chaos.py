@@ -8,8 +8,8 @@ with the comparison (tests/chaos): every acknowledged event is there, none twice
 catalogue, dictionary, counters, totals, dead letters and offsets are the bytes of a run without kills; LMDB finds each
 file sound.
 
-With `--kafka` all kills hit fold, learner, follower, the stages' shippers, a writer (what a replica runs) and the broker
-itself, each as often, on a real Kafka of one node; then the node that follows must hold what both stages hold, too.
+With `--kafka` all kills hit fold, learner, follower, the stages' shippers, a writer (what a replica runs) and the
+broker itself, each as often, on a real Kafka of one node; then the node that follows must hold what both stages hold.
 
 The state file holds the seed and what is done; a run with the same file goes on from there, and `--for` ends it after
 the batch that passes so many seconds. A home with a finding is kept, and its path printed; then the exit code is 1.
