@@ -10,6 +10,7 @@ from threading import Event
 from time import monotonic, time_ns
 
 from state.deltas import DeltaLog
+from state.offsets import get_offsets
 from state.store import Store, StoreConfigurationChanged, StoreMissing
 from stream.clock import RetentionClock
 from stream.expiry import Expiry
@@ -112,6 +113,8 @@ def _check_share(store: Store, config: FoldRunConfig) -> None:
     share = fold_key(config.number, config.num_folds)
     with store.read() as txn:
         known = store.get_meta(txn, "share", str)
+        if known is None and get_offsets(txn, store):
+            known = fold_key(0, 1)  # of a time when there was no other
     if known is None:
         with store.write() as txn:
             store.put_meta(txn, "share", share)
