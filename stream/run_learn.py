@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -92,9 +92,8 @@ def learn_models(
 
     def session(is_over: IsOver) -> None:
         rng = np.random.default_rng([seed, *b"learn"])
-        with open_folds(home, kafka, num_folds, is_over) as folds:
-            if folds is not None:
-                _learn_session(home, is_over, folds, note, build_models, rng, config, told)
+        folds = open_folds(home, kafka, num_folds, is_over)
+        _learn_session(home, is_over, folds, note, build_models, rng, config, told)
 
     run_sessions(home / "learn", stop, session, metrics=told)
 
@@ -102,7 +101,7 @@ def learn_models(
 def _learn_session(
     home: Path,
     is_over: IsOver,
-    folds: Folds,
+    opening: AbstractContextManager[Folds | None],
     note: Path | None,
     build_models: Callable[[Store], Mapping[str, Model]],
     rng: np.random.Generator,
@@ -113,6 +112,9 @@ def _learn_session(
         store = stack.enter_context(Store(home / "learn", "learn", True, config.map_size_bytes))
         snapshots = Snapshots(store, home, config.snapshots)
         stack.callback(snapshots.close)
+        folds = stack.enter_context(opening)
+        if folds is None:
+            return
         stage = LearnStage(store, folds.sources, build_models(store), rng, config=config.stage)
         folds.require(stage.fold_versions)
         metrics.begin(stage.models, DETECTORS)
