@@ -14,6 +14,7 @@ from commands.follow import follow
 from commands.keys import keys
 from commands.learn import learn
 from commands.replay import replay
+from commands.reshard import reshard
 from commands.rollback import rollback
 from commands.serve import serve
 from commands.ship import ship
@@ -47,6 +48,7 @@ for command in (
     compact,
     dead_letters,
     topics,
+    reshard,
 ):
     app.command()(command)
 

@@ -46,7 +46,7 @@ def begin_from(store: Store, folds: Mapping[str, Store], learn: Store, now_ms: i
     dictionary = Dictionary(store)
     with store.read() as txn:
         fold_version = get_version(txn, store, "fold")
-    numbers = {name: _numbers(each, dictionary) for name, each in {**folds, LEARN: learn}.items()}
+    numbers = {name: numbers_in(each, dictionary) for name, each in {**folds, LEARN: learn}.items()}
     with store.write() as txn:
         for name in _CONTENT:
             txn.drop(store.db(name), delete=False)
@@ -55,7 +55,7 @@ def begin_from(store: Store, folds: Mapping[str, Store], learn: Store, now_ms: i
         put_event_time(txn, store, "fold", 0)
         for name, fold in folds.items():
             _take_fold(txn, store, fold, numbers[name])
-        _take_catalogues(txn, store, [(fold, numbers[name]) for name, fold in folds.items()])
+        copy_catalogues(txn, store, [(fold, numbers[name]) for name, fold in folds.items()])
         positions = {name: _version(fold) for name, fold in folds.items()}
         # A gap before it, for readers: the log of a store never tells what came of a beginning like this one.
         _log(txn, store, Delta("fold", max(fold_version + 2, sum(positions.values()))), dictionary, now_ms)
@@ -64,8 +64,8 @@ def begin_from(store: Store, folds: Mapping[str, Store], learn: Store, now_ms: i
         store.put_meta(txn, "positions", positions | {LEARN: _version(learn)})
 
 
-def _numbers(source: Store, dictionary: Dictionary) -> NDArray[np.int64]:
-    """By item number of a snapshot, the store's."""
+def numbers_in(source: Store, dictionary: Dictionary) -> NDArray[np.int64]:
+    """By item number of a source, the number in a dictionary, assigned there where it is new."""
     with source.read() as txn:
         names = [name.decode() for _, name in txn.cursor(source.db("dictionary"))]
     return np.array([dictionary.number(name) for name in names], np.int64)
@@ -91,8 +91,8 @@ def _take_fold(txn: Txn, store: Store, fold: Store, numbers: NDArray[np.int64]) 
         put_event_time(txn, store, "fold", event_time)
 
 
-def _take_catalogues(txn: Txn, store: Store, folds: Sequence[tuple[Store, NDArray[np.int64]]]) -> None:
-    """All folds read all items; one may be further than another."""
+def copy_catalogues(txn: Txn, store: Store, folds: Sequence[tuple[Store, NDArray[np.int64]]]) -> None:
+    """Write the catalogues of folds, each with its numbers in the store: all read all items, one may be further."""
     items: dict[int, CatalogueItem] = {}
     first_seen = np.zeros(0, np.int64)
     for fold, numbers in folds:

@@ -82,6 +82,12 @@ class TopicAdmin:
                 self._admin.create_topics(missing, wait_for_metadata=True)
         return list(missing)
 
+    def grow(self, name: str, num_partitions: int) -> None:
+        """Have a topic have at least so many partitions."""
+        if len(self.topics([name])[name].partitions) < num_partitions:
+            with self._asking():
+                self._admin.create_partitions({name: num_partitions})
+
     def tell_group(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Note how far the folds are, for tools that show lag."""
         told = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
@@ -108,6 +114,12 @@ def make_topics(config: KafkaConfig, num_partitions: int, num_replicas: int = -1
     """As `TopicAdmin.make_topics`."""
     with closing(TopicAdmin(config)) as admin:
         return admin.make_topics(num_partitions, num_replicas, num_folds)
+
+
+def grow_topic(config: KafkaConfig, name: str, num_partitions: int) -> None:
+    """As `TopicAdmin.grow`."""
+    with closing(TopicAdmin(config)) as admin:
+        admin.grow(name, num_partitions)
 
 
 def connected(kind: type[_Client], config: KafkaConfig, settings: ClientSettings) -> _Client:

@@ -26,6 +26,13 @@ def check_identity(txn: Txn, store: Store, identity: Mapping[str, str]) -> None:
         store.put_meta(txn, _IDENTITY, {**known, **identity})
 
 
+def copy_identity(txn: Txn, store: Store, reading: Txn, source: Store) -> None:
+    """Have a store know the logs that another has read. Raises SourceLost for a loss that nobody has accepted."""
+    require_nothing_lost(reading, source)
+    known = store.get_meta(txn, _IDENTITY, dict[str, str]) or {}
+    store.put_meta(txn, _IDENTITY, known | (source.get_meta(reading, _IDENTITY, dict[str, str]) or {}))
+
+
 def require_nothing_lost(txn: Txn, store: Store) -> None:
     """Raise SourceLost where a loss was found that nobody has accepted: that the log has grown past the gap since does
     not bring back what was in it."""
