@@ -7,7 +7,9 @@ import typer
 
 from commands.options import Kafka
 
-_PARTITIONS = typer.Option(min=1, help="Of each topic that is made; each fold reads its share of the events'.")
+_PARTITIONS = typer.Option(
+    min=1, help="Of the topics of events and of items; each fold reads its share of the events'."
+)
 _REPLICAS = typer.Option(min=-1, help="Copies of each. (default: as many as the brokers' default)")
 
 

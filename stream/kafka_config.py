@@ -38,6 +38,7 @@ class KafkaTopics:
 
     events: str = "runnel.events"  # key: user_id
     items: str = "runnel.items"  # the catalogue, compacted, key: item_id; every fold reads all of it
+    dead_letters: str = "runnel.dead-letters"  # what the folds could not take, as JSON for anyone
 
 
 _PRODUCING: ClientSettings = {

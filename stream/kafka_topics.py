@@ -18,6 +18,9 @@ _STAMP = "message.timestamp.type"
 LOG_APPEND_TIME = "LogAppendTime"  # received_at: events are judged by it
 _EVENTS = {_STAMP: LOG_APPEND_TIME}
 _ITEMS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "compact"}
+_WEEK_MS = 7 * 24 * 3_600_000
+# As long as a store keeps them: they hold what users sent. One partition, so that readers have them in order.
+_DEAD_LETTERS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "delete", "retention.ms": str(_WEEK_MS)}
 
 
 class Topic(NamedTuple):
@@ -61,13 +64,18 @@ class TopicAdmin:
         return {name: str(settings[_STAMP]["value"]) for name, settings in by_topic.items()}
 
     def make_topics(self, num_partitions: int, num_replicas: int = -1) -> list[str]:
-        """Make those of our topics that are missing; which. `num_replicas` -1: the brokers' default."""
+        """Make those of our topics that are missing; which. The topic of dead letters has one partition. `num_replicas`
+        -1: the brokers' default."""
         topics = self._config.topics
-        wanted: dict[str, Mapping[str, str]] = {topics.events: _EVENTS, topics.items: _ITEMS}
+        wanted: dict[str, tuple[int, Mapping[str, str]]] = {
+            topics.events: (num_partitions, _EVENTS),
+            topics.items: (num_partitions, _ITEMS),
+            topics.dead_letters: (1, _DEAD_LETTERS),
+        }
         there = self.topics(list(wanted))
         missing = {
-            name: {"num_partitions": num_partitions, "replication_factor": num_replicas, "configs": dict(settings)}
-            for name, settings in wanted.items()
+            name: {"num_partitions": number, "replication_factor": num_replicas, "configs": dict(settings)}
+            for name, (number, settings) in wanted.items()
             if name not in there
         }
         with self._asking():

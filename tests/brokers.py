@@ -5,6 +5,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from commands.kafka_local import Node, bootstrap, prepare_node
@@ -69,7 +70,8 @@ class Cluster:
     def config(self, num_partitions: int = 1, **more: object) -> KafkaConfig:
         """Settings with topics of their own, made; waits until the brokers answer."""
         name = uuid.uuid4().hex[:12]
-        config = KafkaConfig(self.servers, KafkaTopics(f"events-{name}", f"items-{name}"), f"group-{name}", **more)  # type: ignore[arg-type]
+        topics = KafkaTopics(f"events-{name}", f"items-{name}", f"dead-letters-{name}")
+        config = KafkaConfig(self.servers, topics, f"group-{name}", **more)  # type: ignore[arg-type]
         wait_until(lambda: _made(config, num_partitions), READY_SECONDS)
         return config
 
@@ -83,6 +85,7 @@ class Cluster:
 def _made(config: KafkaConfig, num_partitions: int) -> bool:
     try:
         make_topics(config, num_partitions)
-        return len(describe_topics(config, [config.topics.events, config.topics.items])) == 2
+        names = astuple(config.topics)
+        return len(describe_topics(config, names)) == len(names)
     except SourceUnready:
         return False
