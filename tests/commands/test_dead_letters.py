@@ -8,7 +8,8 @@ from pathlib import Path
 from time import time
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource
 
 from commands.dead_letters import dead_letters
 from commands.errors import CommandError
@@ -185,3 +186,13 @@ def test_each_letter_that_kafka_cannot_be_given_is_named_and_the_others_are_sent
     assert done[4] == "it was too large to be kept whole"
     with closing(KafkaSource(config)) as source:
         assert source.end_offsets() == {f"{events}-0": 1, f"{items}-0": 1}
+
+
+def test_what_the_brokers_do_not_take_is_named(broker: Cluster) -> None:
+    config = broker.config()
+    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
+    admin.alter_configs([ConfigResource("TOPIC", config.topics.events, {"max.message.bytes": "500"})])
+    admin.close()
+    letters = [DeadLetter(f"{config.topics.events}-0", 0, 0, "", "", b"x" * 900, 0, b"k")]
+    (done,) = resubmit_to_kafka(config, letters)
+    assert done.failure.startswith("Kafka does not take it: ")

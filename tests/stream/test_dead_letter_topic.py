@@ -132,6 +132,24 @@ def test_a_batch_that_is_not_answered_holds_nothing_up_and_later_letters_follow(
     assert brokers.taken == [f"values-0-{number}-0" for number in range(5)]
 
 
+def test_brokers_that_did_not_take_a_batch_are_asked_again_after_five_seconds(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    fold(store, [poison(0)])
+    brokers = Brokers("away")
+    topic = DeadLetterTopic(store, brokers.publish)
+
+    def is_told() -> bool:
+        topic.look(1.0)
+        return "dead letters wait to be published: away" in caplog.text
+
+    wait_until(is_told)
+    for now, batches in ((5.9, 1), (6.0, 2)):
+        topic.look(now)
+        topic.close()
+        assert brokers.batches == batches
+
+
 def test_letters_that_their_bounds_dropped_first_are_told(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     fold(store, [poison(0)])
     brokers = Brokers("away")
@@ -144,6 +162,16 @@ def test_letters_that_their_bounds_dropped_first_are_told(store: Store, caplog: 
         process.note()
     assert brokers.taken == [f"values-0-{number}-0" for number in (5, 6, 7)]
     assert "5 dead letters were dropped before" in caplog.text
+
+
+def test_what_was_dropped_before_there_was_a_topic_is_no_loss(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    fold(store, [poison(number) for number in range(8)], FoldConfig(dead_letters=DeadLetterConfig(max_letters=3)))
+    brokers = Brokers()
+    process = Fold(store, brokers)
+    process.send()
+    process.note()
+    assert len(brokers.taken) == 3
+    assert caplog.text == ""
 
 
 def test_a_letter_is_plain_json() -> None:
