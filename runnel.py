@@ -10,11 +10,13 @@ from commands.dead_letters import dead_letters
 from commands.errors import CommandError
 from commands.evaluate import evaluate
 from commands.fold import fold
+from commands.follow import follow
 from commands.keys import keys
 from commands.learn import learn
 from commands.replay import replay
 from commands.rollback import rollback
 from commands.serve import serve
+from commands.ship import ship
 from commands.simulate import simulate
 from commands.snapshot import snapshot
 from commands.status import status
@@ -32,6 +34,8 @@ for command in (
     up,
     fold,
     learn,
+    follow,
+    ship,
     serve,
     replay,
     evaluate,

@@ -8,6 +8,9 @@ with the comparison (tests/chaos): every acknowledged event is there, none twice
 catalogue, dictionary, counters, totals, dead letters and offsets are the bytes of a run without kills; LMDB finds each
 file sound.
 
+With `--kafka` all kills hit fold, learner, follower, the stages' shippers, a writer (what a replica runs) and the
+broker itself, each as often, on a real Kafka of one node; then the node that follows must hold what both stages hold.
+
 The state file holds the seed and what is done; a run with the same file goes on from there, and `--for` ends it after
 the batch that passes so many seconds. A home with a finding is kept, and its path printed; then the exit code is 1.
 """
@@ -28,10 +31,12 @@ from rich.console import Console
 
 from benchmarks.report import Row, conditions, report
 from tests.chaos.batch import STAGES, WRITERS, Outcome, run_batch
+from tests.chaos.kafka_batch import run_kafka_batch
 from tests.chaos.system_batch import run_system_batch
 
 SHARES = {"stage": 0.70, "writer": 0.15, "replica": 0.10, "tree": 0.05}
-BATCH = {"stage": 50, "writer": 50, "replica": 20, "tree": 5}  # kills between two comparisons
+KAFKA = "kafka"  # the kind of `--kafka`
+BATCH = {"stage": 50, "writer": 50, "replica": 20, "tree": 5, KAFKA: 28}  # kills between two comparisons
 
 
 class Tally(msgspec.Struct):
@@ -48,7 +53,7 @@ class Campaign(msgspec.Struct):
     """The state file."""
 
     seed: int
-    done: dict[str, Tally] = msgspec.field(default_factory=lambda: {kind: Tally() for kind in SHARES})
+    done: dict[str, Tally] = msgspec.field(default_factory=lambda: {kind: Tally() for kind in BATCH})
 
     @staticmethod
     def load(file: Path, seed: int) -> Campaign:
@@ -64,6 +69,8 @@ class Campaign(msgspec.Struct):
 
 def run(kind: str, folder: Path, num_kills: int, rng: np.random.Generator) -> Outcome:
     """One batch. AssertionError where it does not come to its end."""
+    if kind == KAFKA:
+        return run_kafka_batch(folder, rng, num_kills)
     if kind in ("stage", "writer"):
         return run_batch(folder, rng, num_kills, STAGES if kind == "stage" else WRITERS)
     return run_system_batch(folder, rng, num_kills, "replica" if kind == "replica" else "tree")
@@ -96,12 +103,13 @@ def main(
     resume: Path = Path("chaos.json"),
     seconds: Annotated[float, typer.Option("--for", help="stop after the batch that passes this time")] = float("inf"),
     kinds: str = ",".join(SHARES),
+    kafka: Annotated[bool, typer.Option("--kafka", help="kill what works on a real Kafka, all of these kills")] = False,
     seed: int = 0,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Go on with the campaign in the state file `resume` until `kills` are done."""
     campaign, console, began = Campaign.load(resume, seed), Console(stderr=True), time.monotonic()
-    wanted = {kind: round(SHARES[kind] * kills) for kind in kinds.split(",")}
+    wanted = {KAFKA: kills} if kafka else {kind: round(SHARES[kind] * kills) for kind in kinds.split(",")}
     while True:
         left = {kind: count - campaign.done[kind].kills for kind, count in wanted.items()}
         kind = max(left, key=lambda each: left[each] / BATCH[each])

@@ -28,6 +28,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -209,9 +210,15 @@ def figures(runs: list[Run]) -> Row:
     return row
 
 
-def measure_rate(rate: int, num_runs: int, seconds: float, data: Path) -> list[Run]:
+def measure_rate(
+    rate: int,
+    num_runs: int,
+    seconds: float,
+    data: Path,
+    start: Callable[[], AbstractContextManager[Running]] = running,
+) -> list[Run]:
     """All runs of one rate, on one system that starts with an empty home."""
-    with running() as system:
+    with start() as system:
         # What a process does once (memory that grows to its size, a first long step) belongs to no run.
         warm_up = Plan(system.port, rate, PER_CALL[rate], WARM_SECONDS, data)
         for plan in (Plan(system.port, 10_000, 500, WARM_EVENTS / 10_000, data, tag="first"), warm_up):

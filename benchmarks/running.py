@@ -79,7 +79,7 @@ def running(
             ) as process,
         ):
             try:
-                _wait_until_ready(process, port, ready_seconds)
+                wait_until_ready(process, port, ready_seconds)
                 yield Running(home, port, process.pid)
             finally:
                 if process.poll() is None:
@@ -87,15 +87,16 @@ def running(
                     process.wait(60)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
+    """Return once the API on a port is ready. Raises RuntimeError where its process ends, or at the time."""
     connection, deadline = Connection(port), time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"runnel up ended with {process.returncode}")
+            raise RuntimeError(f"it ended with {process.returncode}")
         try:
             if connection.call(_READY).status == 200:
                 return
         except OSError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"runnel up was not ready within {seconds:.0f} s")
+    raise RuntimeError(f"it was not ready within {seconds:.0f} s")

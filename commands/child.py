@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import Literal
 
 from commands.processes import die_with
 from serving.logs import on_thread_end, set_up_logs
@@ -12,7 +11,7 @@ from serving.logs import on_thread_end, set_up_logs
 _BROKEN = 1  # exit code: a fault of ours
 
 
-def begin(process: Literal["fold", "learn", "serve"], supervisor: int) -> threading.Event:
+def begin(process: str, supervisor: int) -> threading.Event:
     """Set up logging and return the event that SIGTERM and SIGINT set. Call in the main thread, before any other.
 
     A stage one of whose threads is ended by an error ends at once, and with it: going on without it would be standing

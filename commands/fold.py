@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Home, Kafka, Supervisor
+from commands.options import Deltas, Folds, Home, Kafka, Number, Supervisor
 
 if TYPE_CHECKING:
     from commands.settings import Settings
@@ -20,6 +20,9 @@ _ACCEPT_LOSS = typer.Option(
 def fold(
     home: Home = None,
     kafka: Kafka = None,
+    deltas: Deltas = None,
+    number: Number = None,
+    folds: Folds = None,
     lose: Annotated[bool, _ACCEPT_LOSS] = False,
     supervisor: Supervisor = 0,
 ) -> None:
@@ -30,18 +33,19 @@ def fold(
     from commands.child import begin
     from commands.errors import told_plainly
     from commands.settings import load_settings
+    from commands.shipping import shipping
     from state.slots import Slot
     from state.store import StoreConfigurationChanged, StoreTooNew
     from stream.metrics import StageMetrics
     from stream.run import run_fold
 
-    settings = load_settings(home=home, servers=kafka)
+    settings = load_settings(home=home, servers=kafka, deltas=deltas, number=number, num_folds=folds)
     if lose:
         _accept_loss(settings)
         return
     stop = begin("fold", supervisor)
     metrics = StageMetrics("fold", Slot(settings.home / "run" / "metrics", "fold"))
-    with told_plainly(StoreConfigurationChanged, StoreTooNew):
+    with told_plainly(StoreConfigurationChanged, StoreTooNew), shipping(settings, "fold"):
         run_fold(settings.home, stop, settings.fold, metrics, settings.kafka)
 
 
@@ -62,7 +66,7 @@ def _accept_loss(settings: Settings) -> None:
         told_plainly(StoreError, SourceError),
         borrowed(path),
         Store(path, "fold", writer=True) as store,
-        closing(KafkaSource(settings.kafka)) as source,
+        closing(KafkaSource(settings.kafka, settings.fold.number, settings.fold.num_folds)) as source,
     ):
         moved = accept_loss(store, source)
     for partition, (before, now) in moved.items():

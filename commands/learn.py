@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Home, Seed, Supervisor
+from commands.options import Deltas, Folds, Home, Kafka, Seed, Supervisor
 
 _REBUILD = typer.Option(
     help="Have this model trained anew beside the served one, whose place it takes once its live hit rate is as good; "
@@ -19,6 +19,9 @@ _RELEASE = typer.Option(help="Let this held model learn again, also while the sy
 def learn(
     home: Home = None,
     seed: Seed = None,
+    kafka: Kafka = None,
+    deltas: Deltas = None,
+    folds: Folds = None,
     rebuild: Annotated[str | None, _REBUILD] = None,
     cancel: Annotated[str | None, _CANCEL] = None,
     release: Annotated[list[str] | None, _RELEASE] = None,
@@ -35,6 +38,7 @@ def learn(
     from commands.child import begin
     from commands.errors import told_plainly
     from commands.settings import load_settings
+    from commands.shipping import shipping
     from models.configured import WrongConfiguration
     from state.slots import Slot
     from state.store import StoreConfigurationChanged, StoreTooNew
@@ -42,10 +46,11 @@ def learn(
     from stream.run_learn import run_learn
 
     stop = begin("learn", supervisor)
-    settings = load_settings(home=home, seed=seed)
+    settings = load_settings(home=home, seed=seed, servers=kafka, deltas=deltas, num_folds=folds)
     metrics = StageMetrics("learn", Slot(settings.home / "run" / "metrics", "learn"))
-    with told_plainly(StoreConfigurationChanged, StoreTooNew, WrongConfiguration):
-        run_learn(settings.home, stop, settings.seed, settings.learn_config(), metrics)
+    config, num_folds = settings.learn_config(), settings.fold.num_folds
+    with told_plainly(StoreConfigurationChanged, StoreTooNew, WrongConfiguration), shipping(settings, "learn"):
+        run_learn(settings.home, stop, settings.seed, config, metrics, settings.kafka, num_folds)
 
 
 def _order(home: Path | None, rebuild: str | None, cancel: str | None, released: list[str]) -> None:

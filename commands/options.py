@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,5 +17,11 @@ Kafka = Annotated[
     str | None,
     typer.Option("--kafka", metavar="HOST:PORT", help="Kafka that events go through. (default: the home's own log)"),
 ]
+Deltas = Annotated[
+    Literal["topics", "home"] | None,
+    typer.Option(help="With Kafka, whence both stages' deltas come: from their topics, or from the home's own stores."),
+]
+Number = Annotated[int | None, typer.Option(min=0, help="Which of the folds this is, from 0 on. (default: 0)")]
+Folds = Annotated[int | None, typer.Option(min=1, help="How many folds share Kafka's events. (default: 1)")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")]
 Supervisor = Annotated[int, typer.Option(hidden=True, help="Pid of the `runnel up` that started this process.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Home, Host, Kafka, Port, Supervisor
+from commands.options import Deltas, Home, Host, Kafka, Port, Supervisor
 
 
 def serve(
@@ -13,6 +13,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     kafka: Kafka = None,
+    deltas: Deltas = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="No learn stage is expected to run.")] = False,
     supervisor: Supervisor = 0,
 ) -> None:
@@ -33,10 +34,10 @@ def serve(
     from serving.ports import PortInUse
 
     stop = begin("serve", supervisor)
-    settings = load_settings(home=home, host=host, port=port, servers=kafka)
+    settings = load_settings(home=home, host=host, port=port, servers=kafka, deltas=deltas)
     service = settings.service_config()
     if freeze:
-        service = replace(service, stages=("fold",))
+        service = replace(service, stages=service.stages[:1])
     if service.keys:
         service = replace(service, keys=(*service.keys, home_key(settings.home)))
     with told_plainly(PortInUse, HomeInUse, KeysMissing):

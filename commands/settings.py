@@ -27,6 +27,7 @@ from serving.steps.history import HistoryConfig
 from serving.steps.selectors import SelectConfig
 from serving.steps.sources import SourceConfig
 from serving.versions import VersionsConfig
+from stream.follow_config import FollowRunConfig
 from stream.kafka_config import KafkaConfig
 from stream.run import FoldRunConfig
 from stream.run_learn import LearnRunConfig
@@ -34,6 +35,7 @@ from stream.run_learn import LearnRunConfig
 PREFIX = "RUNNEL_"
 DEFAULT_FILE = Path("runnel.toml")
 _SECRET = re.compile("pas|secret|key", re.IGNORECASE)  # what is said of such a setting leaves out its value
+_SECTION_FLAGS = {"kafka": ("servers", "deltas"), "fold": ("number", "num_folds")}  # section → flags for its keys
 _OTHER_VARIABLES = {"RUNNEL_CONFIG"}  # read elsewhere
 
 
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
     kafka: KafkaConfig = KafkaConfig()
     fold: FoldRunConfig = FoldRunConfig()
     learn: LearnRunConfig = LearnRunConfig()
+    follow: FollowRunConfig = FollowRunConfig()
     serve: ServeSection = ServeSection()
 
     @classmethod
@@ -108,6 +111,7 @@ class Settings(BaseSettings):
         serve, examples = self.serve, self.learn.stage.examples
         return ServiceConfig(
             self.home,
+            stages=("follow",) if self.kafka.has_delta_topics else ("fold", "learn"),
             is_open=self.catalogue == "open",
             seed=self.seed,
             keys=self.api_keys(),
@@ -128,8 +132,9 @@ def load_settings(**flags: object) -> Settings:
     Raises CommandError naming key, value and source of the first wrong one.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    if (servers := given.pop("servers", None)) is not None:
-        given["kafka"] = {"servers": servers}
+    for section, names in _SECTION_FLAGS.items():
+        if found := {name: given.pop(name) for name in names if name in given}:
+            given[section] = found
     unknown = next(_unknown_variables(), None)
     if unknown:
         raise CommandError(f"unknown setting {unknown} (environment); known are {', '.join(_known())}")

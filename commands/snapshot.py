@@ -19,7 +19,7 @@ def snapshot(home: Home = None, as_json: Json = False) -> None:
 
     settings = load_settings(home=home)
     # The learner's first: what it has learned was folded before, so the fold's copy holds all of it.
-    wanted = {"learn": settings.learn.snapshots, "fold": settings.fold.snapshots}
+    wanted = {"learn": settings.learn.snapshots, "fold": settings.fold.own_snapshots(settings.home)}
     written: dict[str, dict[str, object]] = {}
     for stage, config in wanted.items():
         with told_plainly(StoreError):

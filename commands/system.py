@@ -83,11 +83,11 @@ class System:
             require_whole(settings.home)
         self._claim.publish(api_url(settings))
         home = ["--home", str(settings.home.resolve()), "--supervisor", str(os.getpid())]
-        kafka = ["--kafka", self._kafka.servers] if self._kafka.servers else []
+        kafka = ["--deltas", "home", *(["--kafka", self._kafka.servers] if self._kafka.servers else [])]
         api = ["--host", settings.host, "--port", str(settings.port), *([] if self.learning else ["--freeze"])]
         self._start("fold", [*home, *kafka])
         if self.learning:
-            self._start("learn", [*home, "--seed", str(settings.seed)])
+            self._start("learn", [*home, *kafka, "--seed", str(settings.seed)])
         self._start("serve", [*home, *kafka, *api])
 
     async def watch(self) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Kafka
+from commands.options import Folds, Kafka
 
 _PARTITIONS = typer.Option(
-    min=1, help="Of the topics of events and of items; each fold reads its share of the events'."
+    min=1, help="Of events and items, where they are made; each fold reads its share of the events'."
 )
 _REPLICAS = typer.Option(min=-1, help="Copies of each. (default: as many as the brokers' default)")
 
@@ -17,6 +17,7 @@ def topics(
     kafka: Kafka = None,
     partitions: Annotated[int, _PARTITIONS] = 1,
     replicas: Annotated[int, _REPLICAS] = -1,
+    folds: Folds = None,
 ) -> None:
     """Make those of Runnel's topics that a Kafka does not have yet, with the settings they need."""
     from commands.errors import CommandError, told_plainly
@@ -24,9 +25,10 @@ def topics(
     from stream.kafka_topics import make_topics
     from stream.source import SourceUnready
 
-    config = load_settings(servers=kafka).kafka
+    settings = load_settings(servers=kafka, num_folds=folds)
+    config = settings.kafka
     if not config.servers:
         raise CommandError("no Kafka is named: --kafka HOST:PORT, or kafka.servers in the settings")
     with told_plainly(SourceUnready):
-        made = make_topics(config, partitions, replicas)
+        made = make_topics(config, partitions, replicas, settings.fold.num_folds)
     print(f"made {', '.join(made)}" if made else "all topics are there already")

@@ -16,7 +16,7 @@ from models.tables import RowTable
 from state.deltas import DeltaLog
 from state.home import Home
 from state.meta import get_held, get_version
-from state.offsets import get_offsets, get_totals
+from state.offsets import LEARNED, get_offsets, get_totals
 from state.rows import read_models
 from state.slots import read_slots
 from state.store import Stage, Store, StoreError, Txn
@@ -24,7 +24,7 @@ from state.view import View
 from stream.log import PARTITION, EventLog
 
 _END_OFFSET = "runnel_source_end_offset"
-_PARTS = ("log", "fold", "learn", "snapshots", "run")
+_PARTS = ("log", "fold", "learn", "follow", "snapshots", "run")
 Samples = dict[tuple[str, ...], float]  # by the values of the labels
 
 
@@ -49,13 +49,13 @@ class _Facts:
         self.offsets[stage] = get_offsets(txn, store, stage)
         self.readers[(stage,)], self.pinned[(stage,)] = store.readers()
         totals = get_totals(txn, store)
-        last = DeltaLog(store)
+        last = DeltaLog(store, stage)
         stamps = last.stamps(txn, last.last(txn) - 1, 1)
         self.read_last |= {stage: stamps[0]} if stamps else {}
         if stage == "fold":
-            self.folded |= {(kind, outcome): count for (kind, outcome), count in totals.items()}
+            self.folded |= {key: count for key, count in totals.items() if key[1] != LEARNED}
             return
-        self.learned |= {(kind,): count for (kind, _), count in totals.items()}
+        self.learned |= {(kind,): count for (kind, outcome), count in totals.items() if outcome == LEARNED}
         self.sampled_out[()] = store.get_meta(txn, "sampled_out", int) or 0
         held = get_held(txn, store)
         self.held |= {(model,): model in held for model in read_models(txn, store)}

@@ -61,7 +61,7 @@ def user_reply(txn: Txn, store: Store, home: Home[Model], signals: SignalTable, 
 
     sequence = [_sequence_entry(row, name_of, signals) for row in reversed(record.sequence.rows)]
     disliked = sorted(name_of(number) for number in record.disliked())
-    return UserReply(user_id, sequence, disliked, sum(get_offsets(txn, store).values()))
+    return UserReply(user_id, sequence, disliked, sum(get_offsets(txn, store, "fold").values()))
 
 
 def _sequence_entry(row: bytes, name_of: Callable[[int], str], signals: SignalTable) -> SequenceEntry:

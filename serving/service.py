@@ -39,7 +39,7 @@ from serving.similar import similar_items
 from serving.stages import Stages
 from serving.steps import filters, history, replies, scorers, selectors, sources
 from serving.versions import Versions, VersionsConfig
-from state.offsets import get_offsets, get_totals
+from state.offsets import LEARNED, get_offsets, get_totals
 from state.signals import SignalTable
 from state.slots import Slot
 from state.view import View
@@ -154,10 +154,10 @@ class Service:
             return results, await self.intake.append(values)
         with self.versions.read() as (store, _), store.read() as txn:
             is_known = holds_entry(txn, store, self._signals)
-            self.intake.check_lag(lambda: get_offsets(txn, store))
+            self.intake.check_lag(lambda: get_offsets(txn, store, "fold"))
             results, values = await self.intake.judge(raws, now, is_known, may_delete)
             if not values:  # what they repeat is in the record by now
-                return results, get_offsets(txn, store)
+                return results, get_offsets(txn, store, "fold")
         return results, await self.intake.append(values)
 
     def recommend(self, request: RecommendationRequest, now: int) -> SlateReply:
@@ -193,9 +193,13 @@ class Service:
                 home.version,
                 replies.model_age_ms(home, now),
                 home.event_time or None,
-                get_offsets(txn, store),
+                get_offsets(txn, store, "fold"),
                 dict(home.learned_offsets),
-                sum(count for (kind, _), count in get_totals(txn, store).items() if kind != "slate"),
+                sum(
+                    count
+                    for (kind, outcome), count in get_totals(txn, store).items()
+                    if kind != "slate" and outcome != LEARNED
+                ),
                 {
                     name: ModelStanding(model.num_items, home.held.get(name, msgspec.UNSET))
                     for name, model in home.models.items()
@@ -218,7 +222,8 @@ def open_service(config: ServiceConfig, slot: Slot | None = None) -> Service:
         return build_models(names, config.seed, {name: config for name, config in configs.items() if name in MODELS})
 
     names = config.models or tuple(MODELS)
-    view = View(config.home / "fold", config.home / "learn", build)
+    fold, learn = ("follow", "follow") if config.kafka.has_delta_topics else ("fold", "learn")
+    view = View(config.home / fold, config.home / learn, build)
     log = None if config.kafka.servers else EventLog(config.home / "log")
     proxy = ProxyMetrics(runtime_folder(config.home) / ADMIN_SOCKET)
     metrics = ServingMetrics(slot, HomeMetrics(config.home, view, log, clock), proxy)

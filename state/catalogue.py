@@ -1,6 +1,8 @@
 # The catalogue: what is known of each item, newest timestamp wins.
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ class Catalogue:
     def upsert(self, item: CatalogueItem) -> bool:
         """Take an upsert or a tombstone; False where what is there is as new (ties: the greater bytes stay)."""
         before = self.get(item.item_id)
-        if before is not None and _rank(item) <= _rank(before):
+        if before is not None and not wins(item, before):
             return False
         self._pending[self._dictionary.number(item.item_id)] = item
         return True
@@ -65,11 +67,8 @@ class Catalogue:
 
     def flush(self, txn: Txn) -> None:
         """Write what changed since the last flush."""
-        for number, item in sorted(self._pending.items()):
-            txn.put(number.to_bytes(4, "big"), msgspec.msgpack.encode(item), db=self._store.db("catalogue"))
-        for number in sorted(self._newly_seen):
-            at = int(self._first_seen[number])
-            txn.put(number.to_bytes(4, "big"), at.to_bytes(8, "big"), db=self._store.db("first_seen"))
+        write_items(txn, self._store, self._pending)
+        write_first_seen(txn, self._store, {number: int(self._first_seen[number]) for number in self._newly_seen})
         self._pending.clear()
         self._newly_seen.clear()
 
@@ -112,11 +111,28 @@ def read_items(txn: Txn, store: Store) -> dict[int, CatalogueItem]:
     return {int.from_bytes(key, "big"): decode(data) for key, data in txn.cursor(store.db("catalogue"))}
 
 
+def write_items(txn: Txn, store: Store, items: Mapping[int, CatalogueItem]) -> None:
+    """Write items by number, in place of those there were."""
+    for number, item in sorted(items.items()):
+        txn.put(number.to_bytes(4, "big"), msgspec.msgpack.encode(item), db=store.db("catalogue"))
+
+
+def write_first_seen(txn: Txn, store: Store, first_seen: Mapping[int, int]) -> None:
+    """Write by number the event time of an item's first event, milliseconds."""
+    for number, at in sorted(first_seen.items()):
+        txn.put(number.to_bytes(4, "big"), at.to_bytes(8, "big"), db=store.db("first_seen"))
+
+
 def read_first_seen(txn: Txn, store: Store) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of items that events named, and the event time of each one's first, milliseconds."""
     data = b"".join(key + value for key, value in txn.cursor(store.db("first_seen")))
     rows = np.frombuffer(data, np.dtype([("number", ">u4"), ("at", ">u8")]))
     return rows["number"].astype(np.int64), rows["at"].astype(np.int64)
+
+
+def wins(item: CatalogueItem, before: CatalogueItem) -> bool:
+    """Whether an upsert or tombstone stands, and not the one there was: the later one, of two the greater bytes."""
+    return _rank(item) > _rank(before)
 
 
 def _rank(item: CatalogueItem) -> tuple[int, bytes]:

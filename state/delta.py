@@ -71,4 +71,5 @@ class Delta:
     deleted_users: list[tuple[bytes, int]] = field(default_factory=list)  # (user, received_at of the wish); both stages
     models: dict[str, ModelDelta] = field(default_factory=dict)
     fold_versions: dict[str, int] = field(default_factory=dict)  # fold store → last version learned
+    totals: dict[tuple[str, str], int] = field(default_factory=dict)  # (event type, outcome) → how many in this version
     held: dict[str, str] = field(default_factory=dict)  # models that stand still from this version on → why

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from state.store import Stage, Store, Txn
 
+LEARNED = "learned"  # an outcome in a learn store; all others are a fold's
+
 
 def get_offsets(txn: Txn, store: Store, stage: Stage | None = None) -> dict[str, int]:
     """Partition → offset of the next message to read, of the store's stage or (in a follower's) of the one named."""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,18 @@ def list_snapshots(directory: Path, stage: Stage) -> list[Snapshot]:
     numbers = (path.name.removeprefix(f"{stage}-") for path in directory.glob(f"{stage}-*"))
     versions = sorted(int(number) for number in numbers if number.isdigit())
     return [Snapshot(stage, version, _path(directory, stage, version)) for version in versions]
+
+
+def newest_together(directories: Mapping[str, Path], learn: str) -> dict[str, Snapshot]:
+    """The newest snapshots of folds and of the learner that fit together, by the names in `directories`: no fold is
+    behind what was learned. `learn` is the learner's name there. Empty where there are none."""
+    for learned in reversed(list_snapshots(directories[learn], "learn")):
+        with Store(learned.path) as store, store.read() as txn:
+            needed = store.get_meta(txn, "fold_versions", dict[str, int]) or {}
+        newest = {name: list_snapshots(path, "fold")[-1:] for name, path in directories.items() if name != learn}
+        if all(found and found[0].version >= needed.get(name, 0) for name, found in newest.items()):
+            return {name: found[0] for name, found in newest.items()} | {learn: learned}
+    return {}
 
 
 def write_snapshot(store: Store, directory: Path, keep: int) -> Snapshot:

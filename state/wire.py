@@ -68,6 +68,7 @@ class _Wire(msgspec.Struct, omit_defaults=True):
     deleted_users: list[tuple[int, int]] = []
     models: dict[str, _Model] = {}
     fold_versions: dict[str, int] = {}
+    totals: list[tuple[str, str, int]] = []
     held: dict[str, str] = {}
 
 
@@ -98,6 +99,7 @@ def encode(delta: Delta, name_of: Callable[[int], str]) -> bytes:
     index = _Index(delta)
     wire = _Wire(delta.stage, delta.version, delta.offsets, delta.event_time, fold_versions=delta.fold_versions)
     wire.items, wire.held = delta.items, delta.held
+    wire.totals = [(kind, outcome, count) for (kind, outcome), count in delta.totals.items()]
     if len(delta.entries):
         entries = np.array(delta.entries, ENTRY)  # a copy, big-endian also where numpy made it native
         entries["item"] = index.items(entries["item"].astype(np.int64))
@@ -157,6 +159,7 @@ def decode(data: bytes, number_of: Callable[[str], int]) -> Delta:
 def _delta_of(wire: _Wire, numbers: NDArray[np.int64]) -> Delta:
     delta = Delta(wire.stage, wire.version, wire.offsets, wire.event_time)
     delta.items, delta.fold_versions, delta.held = wire.items, wire.fold_versions, wire.held
+    delta.totals = {(kind, outcome): count for kind, outcome, count in wire.totals}
     if wire.entries is not None:
         delta.users = [wire.users[place] for place in np.frombuffer(wire.entries.users, "<u4").tolist()]
         delta.entries = np.frombuffer(wire.entries.rows, ENTRY).copy()

@@ -22,9 +22,10 @@ class Feed(NamedTuple):
 
 
 @contextmanager
-def open_feed(home: Path, kafka: KafkaConfig) -> Iterator[Feed]:
-    """The feed of a home; Kafka's where the settings name servers. Raises SourceError, StoreError."""
-    with _kafka_feed(kafka) if kafka.servers else _log_feed(home) as feed:
+def open_feed(home: Path, kafka: KafkaConfig, fold: int = 0, num_folds: int = 1) -> Iterator[Feed]:
+    """The feed of a home; Kafka's where the settings name servers, of which a fold has its share. Raises SourceError,
+    StoreError."""
+    with _kafka_feed(kafka, fold, num_folds) if kafka.servers else _log_feed(home) as feed:
         yield feed
 
 
@@ -43,11 +44,11 @@ def append_to(log: EventLog) -> Write:
 
 
 @contextmanager
-def _kafka_feed(kafka: KafkaConfig) -> Iterator[Feed]:
+def _kafka_feed(kafka: KafkaConfig, fold: int, num_folds: int) -> Iterator[Feed]:
     from stream.kafka_source import KafkaSource  # here, for a home with its own log does without
     from stream.kafka_writer import Producing
 
-    source, producing = KafkaSource(kafka), Producing(kafka.writer_settings())
+    source, producing = KafkaSource(kafka, fold, num_folds), Producing(kafka.writer_settings())
 
     def write(values: Sequence[Value], now_ms: int) -> None:
         outcome = producing.write([Piece(True, now_ms, list(values))])[0]

@@ -141,7 +141,7 @@ class FoldStage:
             self._event_time = max(self._event_time, int(entries["timestamp"].max()))
         delta = Delta("fold", self.version + 1, self.offsets | offsets, self._event_time, changes.users, entries)
         delta.slates, delta.impressions = changes.slates, changes.impressions
-        delta.items, delta.deleted_users = changes.items, changes.deleted
+        delta.items, delta.deleted_users, delta.totals = changes.items, changes.deleted, changes.totals
         data = encode(delta, self._folded.dictionary.name)
         with self._store.write() as txn:
             # 4. Records, dictionary and catalogue.

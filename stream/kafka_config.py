@@ -38,10 +38,12 @@ class KafkaTopics:
 
     events: str = "runnel.events"  # key: user_id
     items: str = "runnel.items"  # the catalogue, compacted, key: item_id; every fold reads all of it
+    fold_deltas: str = "runnel.fold-deltas"  # partition i: the deltas of fold i
+    learn_deltas: str = "runnel.learn-deltas"  # the learn stage's, one partition
     dead_letters: str = "runnel.dead-letters"  # what the folds could not take, as JSON for anyone
 
 
-_PRODUCING: ClientSettings = {
+PRODUCING: ClientSettings = {
     "enable_idempotence": True,
     "acks": "all",
     "allow_auto_create_topics": False,
@@ -79,6 +81,9 @@ class KafkaConfig:
         "runnel-fold"  # whose committed offsets tell lag tools how far the folds are; positions are the stores'
     )
     look_seconds: float = 10.0  # within which a new partition, or a topic that is gone, is noticed
+    deltas: Literal["topics", "home"] = (
+        "topics"  # whence learn and serve have both stages' deltas; home: its own stores
+    )
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: str = "SCRAM-SHA-512"  # of SASL
     username: str = ""
@@ -98,11 +103,16 @@ class KafkaConfig:
                 raise ValueError(f"kafka.{section}.{unknown[0]}: kafka-python has no setting of that name")
             if taken := sorted(given.keys() & _NOT_TO_BE_SET):
                 raise ValueError(f"kafka.{section}.{taken[0]}: what it does depends on this, it cannot be set")
-        told = _PRODUCING | self.client | self.producer
+        told = PRODUCING | self.client | self.producer
         delivery, request = (float(told[name] or 0) for name in ("delivery_timeout_ms", "request_timeout_ms"))
         if delivery < request + float(told["linger_ms"] or 0):
             least = "request_timeout_ms and linger_ms together"
             raise ValueError(f"kafka.producer.delivery_timeout_ms = {delivery:.0f}: must be at least {least}")
+
+    @property
+    def has_delta_topics(self) -> bool:
+        """Whether deltas travel on topics, and not from store to store in one home."""
+        return bool(self.servers) and self.deltas == "topics"
 
     def client_settings(
         self, ours: ClientSettings | None = None, section: ClientSettings | None = None
@@ -122,7 +132,7 @@ class KafkaConfig:
         """Of a producer to our topics; raises as `client_settings`."""
         topics = self.topics
         return KafkaWriterSettings(
-            self.client_settings(_PRODUCING, self.producer),
+            self.client_settings(PRODUCING, self.producer),
             topics.events,
             topics.items,
             grouping or Grouping(1 << 20, 0.0),

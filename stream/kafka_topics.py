@@ -17,6 +17,7 @@ _OURS: ClientSettings = {"request_timeout_ms": 10_000}
 _STAMP = "message.timestamp.type"
 LOG_APPEND_TIME = "LogAppendTime"  # received_at: events are judged by it
 _EVENTS = {_STAMP: LOG_APPEND_TIME}
+_DELTAS = {"retention.ms": str(24 * 3_600_000)}  # who stood still for longer starts from a snapshot
 _ITEMS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "compact"}
 _WEEK_MS = 7 * 24 * 3_600_000
 # As long as a store keeps them: they hold what users sent. One partition, so that readers have them in order.
@@ -63,13 +64,15 @@ class TopicAdmin:
         by_topic = {name: settings for topics in found.values() for name, settings in topics.items()}
         return {name: str(settings[_STAMP]["value"]) for name, settings in by_topic.items()}
 
-    def make_topics(self, num_partitions: int, num_replicas: int = -1) -> list[str]:
-        """Make those of our topics that are missing; which. The topic of dead letters has one partition. `num_replicas`
-        -1: the brokers' default."""
+    def make_topics(self, num_partitions: int, num_replicas: int = -1, num_folds: int = 1) -> list[str]:
+        """Make those of our topics that are missing; which. Events and items have `num_partitions`; `num_replicas` -1:
+        the brokers' default."""
         topics = self._config.topics
-        wanted: dict[str, tuple[int, Mapping[str, str]]] = {
+        wanted = {
             topics.events: (num_partitions, _EVENTS),
             topics.items: (num_partitions, _ITEMS),
+            topics.fold_deltas: (num_folds, _DELTAS),
+            topics.learn_deltas: (1, _DELTAS),
             topics.dead_letters: (1, _DEAD_LETTERS),
         }
         there = self.topics(list(wanted))
@@ -105,10 +108,10 @@ def describe_topics(config: KafkaConfig, names: Sequence[str]) -> dict[str, Topi
         return admin.topics(names)
 
 
-def make_topics(config: KafkaConfig, num_partitions: int, num_replicas: int = -1) -> list[str]:
+def make_topics(config: KafkaConfig, num_partitions: int, num_replicas: int = -1, num_folds: int = 1) -> list[str]:
     """As `TopicAdmin.make_topics`."""
     with closing(TopicAdmin(config)) as admin:
-        return admin.make_topics(num_partitions, num_replicas)
+        return admin.make_topics(num_partitions, num_replicas, num_folds)
 
 
 def connected(kind: type[_Client], config: KafkaConfig, settings: ClientSettings) -> _Client:

@@ -16,7 +16,7 @@ from state.entry import SIGNAL_OFFSET
 from state.follower import DeltaSource
 from state.meta import check_model, check_signals, get_event_time, get_held, get_version, put_event_time, put_version
 from state.model_state import NEXT
-from state.offsets import add_totals, get_offsets, put_offsets
+from state.offsets import LEARNED, add_totals, get_offsets, put_offsets
 from state.record import RecordLimits
 from state.signals import SignalTable
 from state.store import Store, Txn
@@ -252,7 +252,7 @@ class LearnStage:
             offsets |= folded.offsets
             self._event_time = max(self._event_time, folded.event_time)
         delta = Delta("learn", self.version + 1, offsets, self._event_time, fold_versions=fold_versions)
-        delta.held = self.held
+        delta.held, delta.totals = self.held, self._totals(examples)
         delta.deleted_users = [pair for _, folded, _ in read for pair in folded.deleted_users]
         with self._store.write() as txn:
             # 4. Records, dictionary, users.
@@ -270,7 +270,7 @@ class LearnStage:
             self._store.put_meta(txn, "generator", json.dumps(self._rng.bit_generator.state))
             self._store.put_meta(txn, "prequential", self.prequential.sums)
             self._store.put_meta(txn, "sampled_out", self.sampled_out_total)
-            add_totals(txn, self._store, self._totals(examples))
+            add_totals(txn, self._store, delta.totals)
             # 7. Positions.
             self._store.put_meta(txn, "fold_versions", fold_versions)
             put_offsets(txn, self._store, offsets)
@@ -293,4 +293,4 @@ class LearnStage:
     def _totals(self, examples: Sequence[Example]) -> dict[tuple[str, str], int]:
         codes, counts = np.unique([example.target[SIGNAL_OFFSET] for example in examples], return_counts=True)
         by_code = self._signals.by_code
-        return {(by_code[int(code)].name, "learned"): int(count) for code, count in zip(codes, counts, strict=True)}
+        return {(by_code[int(code)].name, LEARNED): int(count) for code, count in zip(codes, counts, strict=True)}

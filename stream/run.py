@@ -10,7 +10,8 @@ from threading import Event
 from time import monotonic, time_ns
 
 from state.deltas import DeltaLog
-from state.store import Store, StoreMissing
+from state.offsets import get_offsets
+from state.store import Store, StoreConfigurationChanged, StoreMissing
 from stream.clock import RetentionClock
 from stream.dead_letter_topic import publishing
 from stream.expiry import Expiry
@@ -20,18 +21,21 @@ from stream.kafka_config import KafkaConfig
 from stream.losses import note_loss
 from stream.metrics import StageMetrics
 from stream.sessions import IsOver, pause, run_sessions
+from stream.shipped import fold_key, fold_name, shipped, shipped_note
 from stream.snapshots import SnapshotConfig, Snapshots
 from stream.source import SourceLost
 
-FOLD_NAME = "fold-0"  # how the learner calls the one fold store of this machine
+FOLD_NAME = fold_name(0)  # how the learner calls the one fold store of this machine
 _log = logging.getLogger(__name__)
 _HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
 class FoldRunConfig:
-    """Cadence of the fold process."""
+    """Cadence of the fold process, and its share of the events."""
 
+    number: int = 0  # which of the folds this is, from 0 on
+    num_folds: int = 1  # they share the partitions of Kafka's events: fold i has those whose number modulo this is i
     commit_seconds: float = 0.02  # at most one commit in this time
     poll_seconds: float = 0.1  # how long a quiet log is waited for before looking whether to stop
     upkeep_seconds: float = 5.0  # dead readers are looked for, and deltas trimmed, this often
@@ -40,6 +44,16 @@ class FoldRunConfig:
     user_ttl_days: int = 180  # a user with nothing newer is forgotten; 0: nobody is
     snapshots: SnapshotConfig = field(default_factory=SnapshotConfig)
     stage: FoldConfig = field(default_factory=FoldConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number < self.num_folds:
+            raise ValueError(
+                f"number = {self.number}: of num_folds = {self.num_folds} they are 0 to {self.num_folds - 1}"
+            )
+
+    def own_snapshots(self, home: Path) -> SnapshotConfig:
+        """Of this fold."""
+        return self.snapshots.of_fold(home, self.number, self.num_folds)
 
 
 def now_ms() -> int:
@@ -64,9 +78,10 @@ def _fold_session(
 ) -> None:
     with ExitStack() as stack:
         store = stack.enter_context(Store(home / "fold", "fold", True, config.map_size_bytes))
-        snapshots = Snapshots(store, home, config.snapshots)
+        snapshots = Snapshots(store, home, config.own_snapshots(home))
         stack.callback(snapshots.close)
-        source, write = stack.enter_context(open_feed(home, kafka))
+        _check_share(store, config)
+        source, write = stack.enter_context(open_feed(home, kafka, config.number, config.num_folds))
         stack.enter_context(_noting_losses(store))
         stage = FoldStage(store, source, config=config.stage)
         _log.info("fold starts", extra={"version": stage.version, "offsets": stage.offsets})
@@ -90,10 +105,26 @@ def _fold_session(
                 metrics.ends(source.keep(stage.offsets))
                 expiry.look(clock())
                 snapshots.upkeep()
-                trim_deltas(store, clock() - config.delta_retention_ms, learned_version(home))
+                read = shipped(shipped_note(home, "fold")) if kafka.has_delta_topics else learned_version(home)
+                trim_deltas(store, clock() - config.delta_retention_ms, read)
             if result.num_messages:
                 pause(is_over, config.commit_seconds)
         _log.info("fold stops", extra={"version": stage.version})
+
+
+def _check_share(store: Store, config: FoldRunConfig) -> None:
+    share = fold_key(config.number, config.num_folds)
+    with store.read() as txn:
+        known = store.get_meta(txn, "share", str)
+        if known is None and get_offsets(txn, store):
+            known = fold_key(0, 1)  # of a time when there was no other
+    if known is None:
+        with store.write() as txn:
+            store.put_meta(txn, "share", share)
+    elif known != share:
+        raise StoreConfigurationChanged(
+            f"store {store.path} has folded as {known}, not as {share}: put fold.number and fold.num_folds back"
+        )
 
 
 @contextmanager

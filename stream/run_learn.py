@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from models.base import Model
-from state.deltas import DeltaLog
-from state.follower import StoreSource
-from state.meta import get_version
-from state.store import Store, StoreConfigurationChanged, StoreMissing
+from state.store import Store
 from stream.amend import Reopen
 from stream.clock import RetentionClock
 from stream.drift import DETECTORS, Alarm, DriftConfig, DriftMonitor
+from stream.folds import Folds, open_folds
 from stream.guard import ModelHeld, hold
+from stream.kafka_config import KafkaConfig
 from stream.learn import LearnConfig, LearnStage
 from stream.log import PARTITION, EventLog
 from stream.metrics import StageMetrics
 from stream.rebuild import open_models
-from stream.run import FOLD_NAME, now_ms, trim_deltas
-from stream.sessions import IsOver, pause, run_sessions
+from stream.run import now_ms, trim_deltas
+from stream.sessions import IsOver, run_sessions
+from stream.shipped import shipped, shipped_note
 from stream.snapshots import SnapshotConfig, Snapshots
 
 _log = logging.getLogger(__name__)
@@ -57,14 +57,20 @@ def run_learn(
     seed: int = 0,
     config: LearnRunConfig | None = None,
     metrics: StageMetrics | None = None,
+    kafka: KafkaConfig | None = None,
+    num_folds: int = 1,
 ) -> None:
-    """Learn the configured models from the home's fold store until `stop` is set."""
+    """Learn the configured models from the home's fold store, or from Kafka's topics, until `stop` is set."""
     import torch  # here and not above, for the fold process does without
 
     config = config or LearnRunConfig()
     torch.set_num_threads(config.num_threads)
     names, configs = config.models, config.configs
-    learn_models(home, stop, lambda store: open_models(store, names, seed, configs), seed, config, metrics)
+
+    def build(store: Store) -> Mapping[str, Model]:
+        return open_models(store, names, seed, configs)
+
+    learn_models(home, stop, build, seed, config, metrics, kafka, num_folds)
 
 
 def learn_models(
@@ -74,15 +80,20 @@ def learn_models(
     seed: int,
     config: LearnRunConfig,
     metrics: StageMetrics | None = None,
+    kafka: KafkaConfig | None = None,
+    num_folds: int = 1,
 ) -> None:
-    """Learn models, built anew for each session, from the home's fold store, once there is one, until `stop` is set.
+    """Learn models, built anew for each session, from folds until `stop` is set.
 
     `build_models` is given the learn store, which says what is being rebuilt.
     """
-    told = metrics or StageMetrics("learn")
+    told, kafka = metrics or StageMetrics("learn"), kafka or KafkaConfig()
+    note = shipped_note(home, "learn") if kafka.has_delta_topics else None
 
     def session(is_over: IsOver) -> None:
-        _learn_session(home, is_over, build_models, np.random.default_rng([seed, *b"learn"]), config, told)
+        rng = np.random.default_rng([seed, *b"learn"])
+        folds = open_folds(home, kafka, num_folds, is_over)
+        _learn_session(home, is_over, folds, note, build_models, rng, config, told)
 
     run_sessions(home / "learn", stop, session, metrics=told)
 
@@ -90,6 +101,8 @@ def learn_models(
 def _learn_session(
     home: Path,
     is_over: IsOver,
+    opening: AbstractContextManager[Folds | None],
+    note: Path | None,
     build_models: Callable[[Store], Mapping[str, Model]],
     rng: np.random.Generator,
     config: LearnRunConfig,
@@ -99,69 +112,57 @@ def _learn_session(
         store = stack.enter_context(Store(home / "learn", "learn", True, config.map_size_bytes))
         snapshots = Snapshots(store, home, config.snapshots)
         stack.callback(snapshots.close)
-        fold_store = _await_store(home / "fold", is_over)
-        if fold_store is None:
+        folds = stack.enter_context(opening)
+        if folds is None:
             return
-        stack.enter_context(fold_store)
-        folds = {FOLD_NAME: StoreSource(fold_store)}
-        stage = LearnStage(store, folds, build_models(store), rng, config=config.stage)
-        _require_folded(stage, fold_store)
+        stage = LearnStage(store, folds.sources, build_models(store), rng, config=config.stage)
+        folds.require(stage.fold_versions)
         metrics.begin(stage.models, DETECTORS)
         _log.info("learn starts", extra={"version": stage.version, "offsets": stage.offsets})
         try:
-            _learn_until(is_over, stage, _Stores(store, fold_store, snapshots, home / "log"), config, metrics)
+            _learn_until(is_over, stage, _Parts(store, folds, snapshots, home / "log", note), config, metrics)
         except Reopen as reason:
             _log.warning("learn opens its models anew: %s", reason)
         _log.info("learn stops", extra={"version": stage.version})
 
 
-def _require_folded(stage: LearnStage, fold_store: Store) -> None:
-    """What a fold store gives after a version that it does not have yet would be passed over."""
-    learned = stage.fold_versions.get(FOLD_NAME, 0)
-    with fold_store.read() as txn:
-        folded = get_version(txn, fold_store, "fold")
-    if learned > folded:
-        raise StoreConfigurationChanged(
-            f"store {fold_store.path} is at version {folded}, and {learned} of it were learned: it is not the one they "
-            "came from. Put that one back, or restore both (`runnel up --from-snapshot DIR`)"
-        )
-
-
-class _Stores(NamedTuple):
-    learn: Store
-    fold: Store
+class _Parts(NamedTuple):
+    store: Store
+    folds: Folds
     snapshots: Snapshots
     log_path: Path  # of the embedded log, where there is one
+    shipped: Path | None  # the shipper's note, where deltas travel on topics
 
 
 def _learn_until(
-    is_over: IsOver, stage: LearnStage, stores: _Stores, config: LearnRunConfig, metrics: StageMetrics
+    is_over: IsOver, stage: LearnStage, parts: _Parts, config: LearnRunConfig, metrics: StageMetrics
 ) -> None:
     budget = TrainBudget(config.min_trained, config.commit_seconds)
     drift = DriftMonitor(config.drift)
     upkeep_at, clock = 0.0, RetentionClock()
-    while not (is_over() or stores.fold.is_outdated):
-        started_at, fold_version = monotonic(), stage.fold_versions.get(FOLD_NAME, 0)
+    while not (is_over() or parts.folds.is_outdated):
+        started_at, versions = monotonic(), stage.fold_versions
         result = stage.step(now_ms(), budget.examples)
         stepped_at = monotonic()
         budget.spent(stepped_at - started_at, result.num_examples - result.num_sampled_out)
         seconds = stepped_at - started_at
-        metrics.stepped(now_ms(), seconds, stores.learn.commit_seconds if result.num_deltas else None)
+        metrics.stepped(now_ms(), seconds, parts.store.commit_seconds if result.num_deltas else None)
         if result.num_deltas:
-            stamps = _stamps(stores.fold, fold_version, result.num_deltas)
+            stamps = _stamps(parts.folds, versions, stage.fold_versions)
             metrics.learned(stamps, now_ms(), result.losses, result.refused)
-        _heed(drift.observe(result), stage, config.drift, stores.learn, metrics)
+        _heed(drift.observe(result), stage, config.drift, parts.store, metrics)
         if stepped_at >= upkeep_at:
             upkeep_at = stepped_at + config.upkeep_seconds
             metrics.keep()
             metrics.covered(stage.prequential.coverage())
             for name, progress in stage.rebuilds.progress(stage.prequential).items():
                 _log.info("rebuild of model %s: %s", name, progress)
-            stores.learn.reader_check()
-            stores.snapshots.upkeep()
-            trim_deltas(stores.learn, clock() - config.delta_retention_ms, stage.version)
-            _trim_log(stores.log_path, stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
-        pause(is_over, config.commit_seconds - (stepped_at - started_at))
+            parts.store.reader_check()
+            parts.snapshots.upkeep()
+            kept_after = stage.version if parts.shipped is None else shipped(parts.shipped)
+            trim_deltas(parts.store, clock() - config.delta_retention_ms, kept_after)
+            _trim_log(parts.log_path, stage.offsets.get(PARTITION, 0), clock() - config.event_retention_ms)
+        parts.folds.wait(is_over, config.commit_seconds - (stepped_at - started_at))
 
 
 def _trim_log(path: Path, before_offset: int, before_received_at: int) -> None:
@@ -197,16 +198,10 @@ class TrainBudget:
             self.examples = self.examples * 5 // 4
 
 
-def _stamps(fold_store: Store, after_version: int, num_deltas: int) -> list[int]:
-    with fold_store.read() as txn:
-        return DeltaLog(fold_store).stamps(txn, after_version, num_deltas)
-
-
-def _await_store(path: Path, is_over: IsOver) -> Store | None:
-    """The fold store, once the fold process has made it; None when the session is over before."""
-    while not is_over():
-        try:
-            return Store(path, "fold")
-        except StoreMissing:
-            pause(is_over, 0.05)
-    return None
+def _stamps(folds: Folds, before: Mapping[str, int], now: Mapping[str, int]) -> list[int]:
+    """When the events of each delta that was learned were received, milliseconds."""
+    stamps: list[int] = []
+    for name, source in folds.sources.items():
+        learned = before.get(name, 0)
+        stamps += source.stamps(learned, now.get(name, 0) - learned)
+    return stamps

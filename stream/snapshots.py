@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from time import monotonic, time
 
 from state.snapshots import list_snapshots, write_snapshot
 from state.store import Store, StoreError
+from stream.shipped import fold_name
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,10 @@ class SnapshotConfig:
     def where(self, home: Path) -> Path:
         """The directory, for a home."""
         return self.directory or home / "snapshots"
+
+    def of_fold(self, home: Path, number: int, num_folds: int) -> SnapshotConfig:
+        """The same for one of several folds: each has a directory of its own there."""
+        return self if num_folds == 1 else replace(self, directory=self.where(home) / fold_name(number))
 
 
 class Snapshots:

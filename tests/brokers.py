@@ -5,7 +5,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 from commands.kafka_local import Node, bootstrap, prepare_node
@@ -67,12 +67,12 @@ class Cluster:
         for node in self.nodes:
             self._end(node, signal.SIGKILL)
 
-    def config(self, num_partitions: int = 1, **more: object) -> KafkaConfig:
+    def config(self, num_partitions: int = 1, num_folds: int = 1, **more: object) -> KafkaConfig:
         """Settings with topics of their own, made; waits until the brokers answer."""
         name = uuid.uuid4().hex[:12]
-        topics = KafkaTopics(f"events-{name}", f"items-{name}", f"dead-letters-{name}")
-        config = KafkaConfig(self.servers, topics, f"group-{name}", **more)  # type: ignore[arg-type]
-        wait_until(lambda: _made(config, num_partitions), READY_SECONDS)
+        names = {field: f"{field.replace('_', '-')}-{name}" for field in KafkaTopics.__dataclass_fields__}
+        config = KafkaConfig(self.servers, KafkaTopics(**names), f"group-{name}", **more)  # type: ignore[arg-type]
+        wait_until(lambda: _made(config, num_partitions, num_folds), READY_SECONDS)
         return config
 
     def _end(self, node: Node, number: signal.Signals) -> None:
@@ -82,10 +82,10 @@ class Cluster:
             process.wait()
 
 
-def _made(config: KafkaConfig, num_partitions: int) -> bool:
+def _made(config: KafkaConfig, num_partitions: int, num_folds: int) -> bool:
     try:
-        make_topics(config, num_partitions)
-        names = astuple(config.topics)
+        make_topics(config, num_partitions, num_folds=num_folds)
+        names = list(asdict(config.topics).values())
         return len(describe_topics(config, names)) == len(names)
     except SourceUnready:
         return False

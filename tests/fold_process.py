@@ -33,7 +33,7 @@ class FoldProcess:
         assert self._process is None
         settings = {f"RUNNEL_KAFKA__TOPICS__{key.upper()}": name for key, name in asdict(self.config.topics).items()}
         settings["RUNNEL_FOLD__USER_TTL_DAYS"] = "0"
-        options = ["--home", str(self.home), "--kafka", self.config.servers]
+        options = ["--home", str(self.home), "--kafka", self.config.servers, "--deltas", "home"]
         command = [sys.executable, str(ROOT / "runnel.py"), "fold", *options]
         self.home.mkdir(exist_ok=True)
         with (self.home / "fold.log").open("ab") as log:

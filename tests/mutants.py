@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         "a delta applied without its version guard",
         "state/follower.py",
-        "if version > self._versions[stage]]",
+        "if version > self.version(name)]",
         "if version > 0]",
         ("tests/state/test_follower.py::test_a_delta_that_comes_twice_is_passed_over",),
     ),

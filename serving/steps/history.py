@@ -41,7 +41,7 @@ class ReadRecord:
             for part in (record.sequence, record.seen, record.dislikes):
                 _ = part.rows  # loaded while the transaction is open
             moment.record = record
-            moment.session_offsets = get_offsets(txn, moment.store)
+            moment.session_offsets = get_offsets(txn, moment.store, "fold")
 
 
 class FoldSession:

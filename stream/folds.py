@@ -1,0 +1,124 @@
+# Whence the learner has the deltas of folds: the one fold store of its home, or Kafka's topics.
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from state.deltas import DeltaGap
+from state.follower import DeltaSource, StoreSource
+from state.store import Store, StoreConfigurationChanged, StoreMissing
+from stream.kafka_config import KafkaConfig
+from stream.sessions import IsOver, pause
+from stream.shipped import fold_keys
+from stream.source import SourceLost
+
+if TYPE_CHECKING:
+    from stream.delta_topics import DeltaTopics
+
+_SLICE_SECONDS = 0.05  # within which a stop is heeded
+
+
+class Folds(Protocol):
+    """The folds that a learner reads, by the names it knows them by."""
+
+    @property
+    def sources(self) -> Mapping[str, DeltaSource]:
+        """Their deltas."""
+        ...
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether they are to be opened anew."""
+        ...
+
+    def require(self, learned: Mapping[str, int]) -> None:
+        """Raise where they do not hold what was learned, by name up to a version: they are not those it came from."""
+        ...
+
+    def wait(self, is_over: IsOver, seconds: float) -> None:
+        """Let this time pass, or until it is over; take what comes meanwhile."""
+        ...
+
+
+@contextmanager
+def open_folds(home: Path, kafka: KafkaConfig, num_folds: int, is_over: IsOver) -> Iterator[Folds | None]:
+    """The folds of a home, once its fold process has made its store, or of topics; None when it is over before. A gap
+    in topics is raised as SourceLost."""
+    if kafka.has_delta_topics:
+        from stream.delta_topics import DeltaTopics  # here, for a home with its own stores does without
+
+        try:
+            with closing(DeltaTopics(kafka, fold_keys(num_folds))) as topics:
+                yield TopicFolds(topics)
+        except DeltaGap as gap:
+            raise SourceLost(f"{gap}: restore the stores from snapshots (`runnel up --from-snapshot DIR`)") from gap
+        return
+    store = _await_store(home / "fold", is_over)
+    if store is None:
+        yield None
+        return
+    with store:
+        yield HomeFold(store)
+
+
+class HomeFold:
+    """The fold store beside the learn store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.sources: Mapping[str, DeltaSource] = {"fold-0": StoreSource(store)}
+
+    @property
+    def is_outdated(self) -> bool:
+        """As Folds says: the store was compacted."""
+        return self._store.is_outdated
+
+    def require(self, learned: Mapping[str, int]) -> None:
+        """As Folds says. Raises StoreConfigurationChanged."""
+        for name, source in self.sources.items():
+            if (version := learned.get(name, 0)) > (folded := source.last()):
+                raise StoreConfigurationChanged(
+                    f"store {self._store.path} is at version {folded}, and {version} of it were learned: it is not the "
+                    "one they came from. Put that one back, or restore both (`runnel up --from-snapshot DIR`)"
+                )
+
+    def wait(self, is_over: IsOver, seconds: float) -> None:
+        """As Folds says."""
+        pause(is_over, seconds)
+
+
+class TopicFolds:
+    """The partitions of the fold deltas' topic."""
+
+    is_outdated = False
+
+    def __init__(self, topics: DeltaTopics) -> None:
+        self._topics = topics
+        self.sources: Mapping[str, DeltaSource] = topics.sources
+
+    def require(self, learned: Mapping[str, int]) -> None:
+        """As Folds says. Raises SourceLost."""
+        for name, source in self.sources.items():
+            if (version := learned.get(name, 0)) > (last := source.last()):
+                raise SourceLost(
+                    f"Kafka holds the deltas of {name} up to {last}, and {version} of them were learned: it waits for "
+                    "its fold to ship them again"
+                )
+
+    def wait(self, is_over: IsOver, seconds: float) -> None:
+        """As Folds says. Raises SourceUnready."""
+        until = monotonic() + seconds
+        while not is_over() and (left := until - monotonic()) > 0:
+            self._topics.wait(min(left, _SLICE_SECONDS))
+
+
+def _await_store(path: Path, is_over: IsOver) -> Store | None:
+    while not is_over():
+        try:
+            return Store(path, "fold")
+        except StoreMissing:
+            pause(is_over, 0.05)
+    return None
