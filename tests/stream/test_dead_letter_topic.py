@@ -211,13 +211,16 @@ def test_letters_reach_a_real_topic_once_where_nothing_is_killed(broker: Cluster
     config = broker.config()
     process = FoldProcess(tmp_path / "home", config)
     producer = KafkaProducer(bootstrap_servers=broker.servers)
-    for place in range(3):  # sent while it runs, and stopped and started between
-        for data in (poison(place), value(view("u", f"i{place}"), {"type": "vieuw"})):
-            producer.send(config.topics.events, data, b"u").get(30)
-        process.start()
-        wait_until(lambda: process.num_folded() == 2 * place + 2 and process.has_published())  # noqa: B023
-        process.end(SIGTERM)
-    producer.close()
+    try:
+        for place in range(3):  # sent while it is down, and it is stopped and started between
+            for data in (poison(place), value(view("u", f"i{place}"), {"type": "vieuw"})):
+                producer.send(config.topics.events, data, b"u").get(30)
+            process.start()
+            wait_until(lambda: process.num_folded() == 2 * place + 2 and process.has_published())  # noqa: B023
+            process.end(SIGTERM)
+    finally:
+        process.end()
+        producer.close()
     assert [(letter["offset"], letter["index"]) for letter in published(config)] == [
         place for first in (0, 2, 4) for place in ((first, 0), (first + 1, 1))
     ]
