@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, NamedTuple, TypeAlias
 
@@ -161,12 +161,14 @@ class UserExpiry(UserDelete, kw_only=True, tag_field="type", tag="user_expiry"):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that broke a rule: its index in the array, the field (or empty), why, and its bytes."""
+    """An event that broke a rule: its index in the array, the field (or empty), why, and its bytes (of one that is too
+    large its begin)."""
 
     index: int
     field: str
     reason: str
     raw: bytes
+    is_cut: bool = False
 
 
 class Decoded(NamedTuple):
@@ -182,6 +184,12 @@ class EventLimits:
 
     max_event_bytes: int = 65_536
     max_ahead_ms: int = 300_000  # of the log's stamp: clocks of phones differ
+
+    def cut(self, rejected: Rejected) -> Rejected:
+        """With no more of its bytes than an event may have."""
+        if len(rejected.raw) <= self.max_event_bytes:
+            return rejected
+        return replace(rejected, raw=rejected.raw[: self.max_event_bytes], is_cut=True)
 
 
 class EventDecoder:
@@ -274,7 +282,7 @@ class EventDecoder:
         return event.fault()
 
     def _rejected(self, index: int, field: str, reason: str, raw: bytes) -> Rejected:
-        return Rejected(index, field, reason, raw[: self.limits.max_event_bytes])
+        return self.limits.cut(Rejected(index, field, reason, raw))
 
 
 def milliseconds(time: int | datetime) -> int:

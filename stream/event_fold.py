@@ -15,7 +15,7 @@ from state.record import BoundedSet, Outcome, RecordLimits
 from state.records import Records
 from state.signals import SignalTable
 from state.store import Store, Txn
-from stream.dead_letters import DeadLetter
+from stream.dead_letters import DeadLetter, to_letter
 from stream.entry import to_entry, to_impression, to_slate
 from stream.event import (
     Decoded,
@@ -85,9 +85,7 @@ class EventFold:
                 outcome = self._fold_other(event, message.received_at, changes)
             changes.totals[event.kind, outcome] += 1
         for rejected in decoded.rejected:
-            place = (message.partition, message.offset, rejected.index)
-            why = (rejected.field, rejected.reason, rejected.raw)
-            changes.letters.append(DeadLetter(*place, *why, message.received_at))
+            changes.letters.append(to_letter(message, rejected))
             changes.totals[INVALID, "rejected"] += 1
 
     def flush(self, txn: Txn, entries: NDArray[np.void]) -> None:

@@ -40,6 +40,7 @@ class KafkaTopics:
     items: str = "runnel.items"  # the catalogue, compacted, key: item_id; every fold reads all of it
     fold_deltas: str = "runnel.fold-deltas"  # partition i: the deltas of fold i
     learn_deltas: str = "runnel.learn-deltas"  # the learn stage's, one partition
+    dead_letters: str = "runnel.dead-letters"  # what the folds could not take, as JSON for anyone
 
 
 PRODUCING: ClientSettings = {

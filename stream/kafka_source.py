@@ -188,5 +188,5 @@ def _message(partition: str, is_items: bool, record: ConsumerRecord) -> Message:
     key = record.key if record.key is None else bytes(record.key)
     if record.timestamp_type != _LOG_APPEND_TIME:  # of a time before the topic was set so
         fault = f"the message has its producer's stamp. {_STAMPS}"
-        return Message(partition, record.offset, 0, record.value or b"", key, is_items, fault)
-    return Message(partition, record.offset, record.timestamp, record.value or b"", key, is_items)
+        return Message(partition, record.offset, 0, record.value or b"", key, is_items, fault, record.headers)
+    return Message(partition, record.offset, record.timestamp, record.value or b"", key, is_items, "", record.headers)

@@ -19,6 +19,9 @@ LOG_APPEND_TIME = "LogAppendTime"  # received_at: events are judged by it
 _EVENTS = {_STAMP: LOG_APPEND_TIME}
 _DELTAS = {"retention.ms": str(24 * 3_600_000)}  # who stood still for longer starts from a snapshot
 _ITEMS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "compact"}
+_WEEK_MS = 7 * 24 * 3_600_000
+# As long as a store keeps them: they hold what users sent. One partition, so that readers have them in order.
+_DEAD_LETTERS = {_STAMP: LOG_APPEND_TIME, "cleanup.policy": "delete", "retention.ms": str(_WEEK_MS)}
 
 
 class Topic(NamedTuple):
@@ -70,6 +73,7 @@ class TopicAdmin:
             topics.items: (num_partitions, _ITEMS),
             topics.fold_deltas: (num_folds, _DELTAS),
             topics.learn_deltas: (1, _DELTAS),
+            topics.dead_letters: (1, _DEAD_LETTERS),
         }
         there = self.topics(list(wanted))
         missing = {

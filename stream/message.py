@@ -1,6 +1,8 @@
 # The events of a message: what its key says where the value is silent, and what may stand in a topic of items.
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from stream.event import Decoded, Event, EventDecoder, ItemDelete, ItemUpsert, Rejected
@@ -13,16 +15,19 @@ def decode_message(decoder: EventDecoder, message: Message) -> Decoded:
     every fold reads it, and a user's event would count in each."""
     value, at = message.value, message.received_at
     if message.fault:
-        return Decoded([], [Rejected(0, "", message.fault, value[: decoder.limits.max_event_bytes])])
+        return Decoded([], [decoder.limits.cut(Rejected(0, "", message.fault, value))])
     if message.is_of_items and not value and message.key is not None:
         value = _with_id(b"{}", "item_id", message.key, {"type": "item_delete", "timestamp": at}) or value
     decoded = decoder.decode(value, at)
     if message.key is not None and len(decoded.rejected) == 1 and not decoded.events:
         field, reason = decoded.rejected[0].field, decoded.rejected[0].reason
         if reason == "missing" and field in ("user_id", "item_id") and field == _key_field(message):
-            completed = _with_id(value, field, message.key)
-            decoded = decoded if completed is None else decoder.decode(completed, at)
-    return _only_items(decoder, decoded, value) if message.is_of_items else decoded
+            value = _with_id(value, field, message.key) or value
+            decoded = decoder.decode(value, at)
+    if value is not message.value:  # one event, completed: what is refused of it is kept as it came
+        came = [replace(each, raw=message.value, is_cut=False) for each in decoded.rejected]
+        decoded = Decoded(decoded.events, [decoder.limits.cut(each) for each in came])
+    return _only_items(decoder, decoded, message.value) if message.is_of_items else decoded
 
 
 def _key_field(message: Message) -> str:

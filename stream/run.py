@@ -13,6 +13,7 @@ from state.deltas import DeltaLog
 from state.offsets import get_offsets
 from state.store import Store, StoreConfigurationChanged, StoreMissing
 from stream.clock import RetentionClock
+from stream.dead_letter_topic import publishing
 from stream.expiry import Expiry
 from stream.feed import open_feed
 from stream.fold import FoldConfig, FoldStage
@@ -86,6 +87,7 @@ def _fold_session(
         _log.info("fold starts", extra={"version": stage.version, "offsets": stage.offsets})
         upkeep_at, clock = 0.0, RetentionClock()
         expiry = Expiry(store, write, config.user_ttl_days)
+        publish_letters = stack.enter_context(publishing(store, kafka))
         while not (is_over() or source.is_outdated):
             source.wait(config.poll_seconds)
             started_at = monotonic()
@@ -94,6 +96,7 @@ def _fold_session(
             metrics.stepped(now_ms(), committed_at - started_at, store.commit_seconds if result.num_messages else None)
             if result.oldest_received_at:
                 metrics.folded(result.oldest_received_at, now_ms())
+            publish_letters(committed_at)
             if committed_at >= upkeep_at:
                 upkeep_at = committed_at + config.upkeep_seconds
                 metrics.keep()

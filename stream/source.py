@@ -1,7 +1,7 @@
 # Where events come from: anything that can be polled from an offset on.
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ class Message(NamedTuple):
     key: bytes | None = None  # stands for the user_id (or item_id) of a single event that has none
     is_of_items: bool = False  # of a topic that holds changes of the catalogue and nothing else
     fault: str = ""  # why it is a dead letter whatever it holds
+    headers: Sequence[tuple[str, bytes | None]] = ()  # no event's business; a dead letter keeps them
 
 
 class SourceError(Exception):
