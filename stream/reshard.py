@@ -38,9 +38,7 @@ class Reshard:
             with store.read() as txn:
                 share, versions[fold_name(number)] = store.get_meta(txn, "share", str), get_version(txn, store, "fold")
             if share != (wanted := fold_key(number, len(folds))):
-                raise StoreError(
-                    f"store {store.path} has folded as {share}, and {wanted} is needed: name all"
-                )
+                raise StoreError(f"store {store.path} has folded as {share}, and {wanted} is needed: name all")
         with learn.read() as txn:
             learned = learn.get_meta(txn, "fold_versions", dict[str, int]) or {}
         self.version = max(versions.values())
