@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from models.attention import Encoder
 from models.base import Model
@@ -62,11 +63,11 @@ class Group:
     one that hangs by rank 0's patience.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        """Join the ranks that the environment tells of, as torchrun sets it; gradients are computed on `device`."""
+    def __init__(self, store: Store, rank: int, size: int, device: torch.device) -> None:
+        """Join the ranks that meet in a store which no others have met in; gradients are computed on `device`."""
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=JOIN_PATIENCE)
-        self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
+        dist.init_process_group(backend, None, JOIN_PATIENCE, size, rank, store)
+        self.rank, self.size, self.device = rank, size, device
         self._ranks = dist.new_group(timeout=IDLE_PATIENCE if self.rank else PATIENCE)
         self._encoders: dict[tuple[int, int, int, int], tuple[Encoder, FlatWeights]] = {}
 

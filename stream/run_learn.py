@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from stream.rebuild import open_models
 from stream.run import FOLD_NAME, now_ms, trim_deltas
 from stream.sessions import IsOver, pause, run_sessions
 from stream.snapshots import SnapshotConfig, Snapshots
+
+if TYPE_CHECKING:
+    from models.group import Group  # torch, which the fold process does without
 
 _log = logging.getLogger(__name__)
 _HOUR_MS = 3_600_000
@@ -57,14 +60,22 @@ def run_learn(
     seed: int = 0,
     config: LearnRunConfig | None = None,
     metrics: StageMetrics | None = None,
+    group: Group | None = None,
 ) -> None:
-    """Learn the configured models from the home's fold store until `stop` is set."""
+    """Learn the configured models from the home's fold store until `stop` is set; with a group, as its rank 0."""
     import torch  # here and not above, for the fold process does without
 
     config = config or LearnRunConfig()
     torch.set_num_threads(config.num_threads)
     names, configs = config.models, config.configs
-    learn_models(home, stop, lambda store: open_models(store, names, seed, configs), seed, config, metrics)
+
+    def build_models(store: Store) -> Mapping[str, Model]:
+        models = open_models(store, names, seed, configs)
+        if group is not None:
+            group.lead(models)
+        return models
+
+    learn_models(home, stop, build_models, seed, config, metrics)
 
 
 def learn_models(

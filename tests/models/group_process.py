@@ -1,7 +1,6 @@
-# A rank of a learn group, for tests: -m tests.models.group_process OUT, in torchrun's environment; rank 0 writes OUT.
+# A rank of a learn group, for tests: -m tests.models.group_process OUT RANK NUM_RANKS PORT; rank 0 writes OUT.
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch forgets to list it
 
 from models.base import Batch
 from models.group import Group
@@ -27,9 +27,8 @@ class Outcome(msgspec.Struct):
 
 def start(out: Path, rank: int, num_ranks: int, port: int) -> subprocess.Popen[bytes]:
     """One rank of a group whose ranks meet at a port of this machine."""
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
-    command = [sys.executable, "-m", "tests.models.group_process", str(out)]
-    return subprocess.Popen(command, env=os.environ | where)
+    command = [sys.executable, "-m", "tests.models.group_process", str(out), str(rank), str(num_ranks), str(port)]
+    return subprocess.Popen(command)
 
 
 def outcome_of(model: Transformer) -> Outcome:
@@ -53,10 +52,11 @@ def _refused(model: Transformer, batch: Batch) -> float:
     return loss
 
 
-def main(out: Path) -> None:
+def main(out: Path, rank: int, num_ranks: int, port: int) -> None:
     """Learn as rank 0, or help."""
     torch.set_num_threads(1)
-    group = Group(torch.device("cpu"))
+    store = TCPStore("127.0.0.1", port, num_ranks, rank == 0)
+    group = Group(store, rank, num_ranks, torch.device("cpu"))
     if group.rank:
         group.help()
         return
@@ -67,4 +67,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
