@@ -24,7 +24,7 @@ def join() -> Group | None:
     A rank computes on a GPU of its own where the machine has one for each of its ranks. Call it before signals are
     caught: who waits here for a rank that does not come has nothing to put in order, and is to end at once.
     """
-    if "WORLD_SIZE" not in os.environ:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     import torch
 
