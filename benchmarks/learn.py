@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -83,7 +83,7 @@ def main(
                 num_items = fold_all(fold, values)
                 for name, case in cases.items():
                     with Store(Path(folder) / name, "learn", writer=True) as store:
-                        found = rates(fold, store, case, before, events, rounds)
+                        found = rates(stage_of(fold, store, models_of(case)), case.max_trained, before, events, rounds)
                     row: Row = {"events/s": float(np.median(found)), "spread": f"{min(found):,.0f}..{max(found):,.0f}"}
                     results[f"{stream} {name}"] = {**row, "items": num_items}
     told = conditions(
@@ -113,17 +113,20 @@ def fold_all(store: Store, values: Iterator[tuple[int, bytes]]) -> int:
     return len(Dictionary(store))
 
 
-def rates(fold: Store, store: Store, case: Case, before: int, events: int, rounds: int) -> list[float]:
+def stage_of(fold: Store, store: Store, models: Mapping[str, Model]) -> LearnStage:
+    """A stage that learns what the fold store holds, in steps of a size."""
+    config = LearnConfig(max_entries_per_step=_STEP)
+    return LearnStage(store, {"fold": StoreSource(fold)}, models, np.random.default_rng(0), config=config)
+
+
+def rates(stage: LearnStage, max_trained: int | None, before: int, events: int, rounds: int) -> list[float]:
     """Events learned a second in each round, after `before` events on a small sample and one round like the others."""
-    models = models_of(case)
-    source = {"fold": StoreSource(fold)}
-    stage = LearnStage(store, source, models, np.random.default_rng(0), config=LearnConfig(max_entries_per_step=_STEP))
     learn(stage, before, 32)
-    learn(stage, events, case.max_trained)
+    learn(stage, events, max_trained)
     found = []
     for _ in range(rounds):
         started = time.perf_counter()
-        found.append(learn(stage, events, case.max_trained) / (time.perf_counter() - started))
+        found.append(learn(stage, events, max_trained) / (time.perf_counter() - started))
     return found
 
 

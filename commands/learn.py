@@ -1,6 +1,7 @@
 # runnel learn: the second stage as one process.
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -30,13 +31,14 @@ def learn(
     """Run the learn stage: read what fold wrote, score and learn, commit a model version every half second.
 
     One of the processes that `runnel up` starts. It stops cleanly on Ctrl-C and SIGTERM, and goes on from its last
-    version when killed.
+    version when killed. Under torchrun it is a learn group: rank 0 learns, the others compute gradients for it.
     """
     if rebuild or cancel or release:
         _order(home, rebuild, cancel, release or [])
         return
     from commands.child import begin
     from commands.errors import told_plainly
+    from commands.ranks import help_rank_0, join
     from commands.settings import load_settings
     from commands.shipping import shipping
     from models.configured import WrongConfiguration
@@ -45,12 +47,18 @@ def learn(
     from stream.metrics import StageMetrics
     from stream.run_learn import run_learn
 
-    stop = begin("learn", supervisor)
     settings = load_settings(home=home, seed=seed, servers=kafka, deltas=deltas, num_folds=folds)
+    group = join()
+    if group is not None and group.rank:
+        help_rank_0(group, settings.learn.num_threads)
+        return
+    stop = begin("learn", supervisor or (os.getppid() if group is not None else 0))  # torchrun supervises its ranks
     metrics = StageMetrics("learn", Slot(settings.home / "run" / "metrics", "learn"))
     config, num_folds = settings.learn_config(), settings.fold.num_folds
     with told_plainly(StoreConfigurationChanged, StoreTooNew, WrongConfiguration), shipping(settings, "learn"):
-        run_learn(settings.home, stop, settings.seed, config, metrics, settings.kafka, num_folds)
+        run_learn(settings.home, stop, settings.seed, config, metrics, settings.kafka, num_folds, group)
+    if group is not None:
+        group.stop()
 
 
 def _order(home: Path | None, rebuild: str | None, cancel: str | None, released: list[str]) -> None:

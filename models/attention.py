@@ -44,6 +44,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, window: int, num_layers: int, num_heads: int) -> None:
         super().__init__()
+        self.shape = (width, window, num_layers, num_heads)
         self.signals = nn.Embedding(256, width)
         self.places = nn.Embedding(window, width)
         self.sessions = nn.Embedding(2, width)
@@ -80,11 +81,12 @@ class Encoder(nn.Module):
         length = vectors.shape[1]
         vectors = torch.where(wanted[:, :, None], vectors, vectors * self.unwanted)
         x = torch.where(known[:, :, None], vectors, self.unknown)
-        places = self.places.weight[torch.arange(length - 1, -1, -1)]
+        places = self.places.weight[torch.arange(length - 1, -1, -1, device=x.device)]
         x = x + (places + self.signals(signals) + self.sessions(in_session)) * present[:, :, None]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        readable = (present[:, None, :] & causal) | torch.eye(length, dtype=torch.bool)  # itself, if nothing else
-        hidden = torch.zeros(readable.shape).masked_fill_(~readable, -torch.inf)[:, None]
+        causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=x.device)  # readable, if nothing else is
+        readable = (present[:, None, :] & causal) | itself
+        hidden = torch.zeros(readable.shape, device=x.device).masked_fill_(~readable, -torch.inf)[:, None]
         for number, block in enumerate(self.blocks):
             x = block(x, hidden, num_last if number == len(self.blocks) - 1 else length)
         states: Tensor = self.norm(x[:, x.shape[1] - num_last :])

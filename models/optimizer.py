@@ -9,34 +9,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
-class DenseAdam:
-    """Adam (Kingma & Ba 2015) over all weights of a module as one flat vector: five operations a step."""
+class FlatWeights:
+    """All weights of a module as one vector, and their gradient as another; the module's own become views of them."""
 
-    def __init__(self, module: nn.Module, learning_rate: float, betas: tuple[float, float] = (0.9, 0.98)) -> None:
-        self.learning_rate, self.betas = learning_rate, betas
-        self.parameters = list(module.parameters())
-        self.flat = torch.cat([weight.detach().reshape(-1) for weight in self.parameters])
-        self.gradient = torch.zeros_like(self.flat)
-        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.num_steps = 0
+    def __init__(self, module: nn.Module) -> None:
+        weights = list(module.parameters())
+        self.values = torch.cat([weight.detach().reshape(-1) for weight in weights])  # [P]
+        self.gradient = torch.zeros_like(self.values)  # [P]
         start = 0
-        for weight in self.parameters:  # each weight becomes a view of the flat vector
+        for weight in weights:
             part = slice(start, start + weight.numel())
-            weight.data = self.flat[part].view_as(weight)
+            weight.data = self.values[part].view_as(weight)
             weight.grad = self.gradient[part].view_as(weight)
             start = part.stop
 
-    def zero(self) -> None:
-        """Forget the gradient."""
-        self.gradient.zero_()
 
-    def step(self) -> None:
-        """One step along the gradient."""
+class DenseAdam:
+    """Adam (Kingma & Ba 2015) over all weights of a module as one vector: five operations a step."""
+
+    def __init__(self, weights: FlatWeights, learning_rate: float, betas: tuple[float, float] = (0.9, 0.98)) -> None:
+        self.learning_rate, self.betas, self.weights = learning_rate, betas, weights
+        self.mean, self.square = torch.zeros_like(weights.values), torch.zeros_like(weights.values)
+        self.num_steps = 0
+
+    def step(self, gradient: Tensor) -> None:
+        """One step along a gradient [P]."""
         self.num_steps += 1
-        self.mean.lerp_(self.gradient, 1 - self.betas[0])
-        self.square.mul_(self.betas[1]).addcmul_(self.gradient, self.gradient, value=1 - self.betas[1])
+        self.mean.lerp_(gradient, 1 - self.betas[0])
+        self.square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
         rate = self.learning_rate * (1 - self.betas[1] ** self.num_steps) ** 0.5 / (1 - self.betas[0] ** self.num_steps)
-        self.flat.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=-rate)
+        self.weights.values.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=-rate)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Moments and step count, copied."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from models.attention import Encoder
 from models.base import PAD, Batch, Query
@@ -20,13 +18,13 @@ from models.encode_one import Entries, encode_one
 from models.examples import cut
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion
-from models.optimizer import DenseAdam, adagrad_rows
+from models.optimizer import DenseAdam, FlatWeights, adagrad_rows
 from models.random_state import generator_state, load_generator_state
+from models.step import Compute, Step, gradient_of
 from models.tables import CellTable, RowTable
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _Others: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
-HIDDEN: Final = -1e4  # logit of what does not compete; finite, so that a lone target has a gradient (of 0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ class Transformer:
         self.items = RowTable(self.config.width, num_slots=self.config.width)
         self.encoder = Encoder(self.config.width, self.config.window, self.config.num_layers, self.config.num_heads)
         self.encoder.initialise(torch.Generator().manual_seed(int(rng.integers(2**62))))
-        self.adam = DenseAdam(self.encoder, self.config.dense_rate)
+        self.adam = DenseAdam(FlatWeights(self.encoder), self.config.dense_rate)
+        self.compute: Compute = gradient_of  # here and now; a learn group has its ranks do it together
         self._weights = {name: weight.detach().numpy() for name, weight in self.encoder.named_parameters()}  # views
         self.recent = RecentItems(self.config.recent_capacity)
         self.refused_updates = 0  # steps not taken because a gradient was not finite
@@ -178,34 +177,46 @@ class Transformer:
 
     def _update(self, batch: Batch) -> float:
         """One step; the loss before it. A step with a gradient that is not finite is refused and counted: then inf."""
-        items, known, others = self._inputs(batch.query)
-        columns, chance = self._columns(batch.items)
-        rows, places = np.unique(np.concatenate([items[known], columns]), return_inverse=True)
-        vectors = torch.from_numpy(self.items.values[rows]).requires_grad_()
-        place = np.zeros(items.shape, np.int64)
-        place[known] = places[: -len(columns)]
-        entries = functional.embedding(torch.from_numpy(place), vectors)
-        states = self.encoder(entries, *(torch.from_numpy(values) for values in (known, *others)))[:, 0]
-        logits = states @ vectors[torch.from_numpy(places[-len(columns) :])].T
-        loss = self._loss(logits, batch, columns, chance)
-        self.adam.zero()
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient = vectors.grad
-        assert gradient is not None
-        if not (torch.isfinite(loss) and torch.isfinite(gradient.sum()) and torch.isfinite(self.adam.gradient.sum())):
+        step, rows = self._step(batch)
+        gradient = self.compute(self.encoder, self.adam.weights, step)
+        if not all(torch.isfinite(part.sum()) for part in gradient):
             self.refused_updates += 1
             return math.inf
-        self.adam.step()
+        self.adam.step(gradient.dense)
         adagrad_rows(
             torch.from_numpy(self.items.values),
             torch.from_numpy(self.items.slots),
             torch.from_numpy(rows),
-            gradient,
+            gradient.rows,
             self.config.row_rate,
             self.config.row_decay,
         )
         self.items.touch(rows)
-        return float(loss.detach())
+        return float(gradient.loss)
+
+    def _step(self, batch: Batch) -> tuple[Step, NDArray[np.int64]]:
+        """What the gradient of a batch is computed from, and the R row numbers of its vectors, ascending."""
+        items, known, others = self._inputs(batch.query)
+        columns, chance = self._columns(batch.items)
+        rows, places = np.unique(np.concatenate([items[known], columns]), return_inverse=True)
+        entries = np.zeros(items.shape, np.int64)
+        entries[known] = places[: -len(columns)]
+        targets = np.searchsorted(columns, batch.items)
+        weights = batch.weights.astype(np.float32)
+        step = Step(
+            self.items.values[rows].astype(np.float32, copy=False),
+            places[-len(columns) :],
+            np.log(chance),
+            torch.from_numpy(weights).sum().clamp(min=1e-12).numpy(),
+            entries,
+            known,
+            *others,
+            targets,
+            _hidden(batch.query, columns, targets),
+            np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32),
+            weights,
+        )
+        return step, rows
 
     def _columns(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The items that compete, ascending, each once, and the chance each had to be among them."""
@@ -217,18 +228,14 @@ class Transformer:
         chance = inclusion(self.recent.shares(columns), num_drawn, len(uniform), self.items.size)
         return columns, chance.astype(np.float32)
 
-    def _loss(self, logits: Tensor, batch: Batch, columns: NDArray[np.int64], chance: NDArray[np.float32]) -> Tensor:
-        own = np.searchsorted(columns, batch.items)
-        rows, entries = np.nonzero(batch.query.in_session)
-        items = batch.query.items[rows, entries]
-        places = np.minimum(np.searchsorted(columns, items), len(columns) - 1)
-        found = columns[places] == items
-        hidden = np.zeros(logits.shape, np.bool_)
-        hidden[rows[found], places[found]] = True
-        hidden[np.arange(len(own)), own] = True
-        target = logits.gather(1, torch.from_numpy(own)[:, None])[:, 0]
-        others = (logits - torch.from_numpy(np.log(chance))).masked_fill(torch.from_numpy(hidden), HIDDEN)
-        margin = torch.logsumexp(others, dim=1) - target
-        sign = torch.from_numpy(np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32))
-        weights = torch.from_numpy(batch.weights.astype(np.float32))
-        return (functional.softplus(margin * sign) * weights).sum() / weights.sum().clamp(min=1e-12)
+
+def _hidden(query: Query, columns: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[B, C] what does not compete with a target: itself, and the items of its session."""
+    rows, entries = np.nonzero(query.in_session)
+    items = query.items[rows, entries]
+    places = np.minimum(np.searchsorted(columns, items), len(columns) - 1)
+    found = columns[places] == items
+    hidden = np.zeros((len(targets), len(columns)), np.bool_)
+    hidden[rows[found], places[found]] = True
+    hidden[np.arange(len(targets)), targets] = True
+    return hidden

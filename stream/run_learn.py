@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from stream.run import now_ms, trim_deltas
 from stream.sessions import IsOver, run_sessions
 from stream.shipped import shipped, shipped_note
 from stream.snapshots import SnapshotConfig, Snapshots
+
+if TYPE_CHECKING:
+    from models.group import Group  # torch, which the fold process does without
 
 _log = logging.getLogger(__name__)
 _HOUR_MS = 3_600_000
@@ -59,18 +62,23 @@ def run_learn(
     metrics: StageMetrics | None = None,
     kafka: KafkaConfig | None = None,
     num_folds: int = 1,
+    group: Group | None = None,
 ) -> None:
-    """Learn the configured models from the home's fold store, or from Kafka's topics, until `stop` is set."""
+    """Learn the configured models from the home's fold store, or from Kafka's topics, until `stop` is set; with a
+    group, as its rank 0."""
     import torch  # here and not above, for the fold process does without
 
     config = config or LearnRunConfig()
     torch.set_num_threads(config.num_threads)
     names, configs = config.models, config.configs
 
-    def build(store: Store) -> Mapping[str, Model]:
-        return open_models(store, names, seed, configs)
+    def build_models(store: Store) -> Mapping[str, Model]:
+        models = open_models(store, names, seed, configs)
+        if group is not None:
+            group.lead(models)
+        return models
 
-    learn_models(home, stop, build, seed, config, metrics, kafka, num_folds)
+    learn_models(home, stop, build_models, seed, config, metrics, kafka, num_folds)
 
 
 def learn_models(
