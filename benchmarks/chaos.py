@@ -31,7 +31,7 @@ from rich.console import Console
 
 from benchmarks.report import Row, conditions, report
 from tests.chaos.batch import STAGES, WRITERS, Outcome, run_batch
-from tests.chaos.kafka_batch import run_kafka_batch
+from tests.chaos.kafka_batch import TARGETS, run_kafka_batch
 from tests.chaos.system_batch import run_system_batch
 
 SHARES = {"stage": 0.70, "writer": 0.15, "replica": 0.10, "tree": 0.05}
@@ -70,7 +70,7 @@ class Campaign(msgspec.Struct):
 def run(kind: str, folder: Path, num_kills: int, rng: np.random.Generator) -> Outcome:
     """One batch. AssertionError where it does not come to its end."""
     if kind == KAFKA:
-        return run_kafka_batch(folder, rng, num_kills)
+        return run_kafka_batch(folder, rng, np.resize(TARGETS, num_kills).tolist())
     if kind in ("stage", "writer"):
         return run_batch(folder, rng, num_kills, STAGES if kind == "stage" else WRITERS)
     return run_system_batch(folder, rng, num_kills, "replica" if kind == "replica" else "tree")

@@ -9,6 +9,7 @@ from commands.processes import die_with
 from serving.logs import on_thread_end, set_up_logs
 
 _BROKEN = 1  # exit code: a fault of ours
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def begin(process: str, supervisor: int) -> threading.Event:
@@ -23,7 +24,13 @@ def begin(process: str, supervisor: int) -> threading.Event:
     if process != "serve":
         on_thread_end(lambda: os._exit(_BROKEN))  # a stage may end at any instant: its commit is what counts
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+
+    def tell(*_: object) -> None:
+        for number in _SIGNALS:  # an event that is set within its own `set` waits for itself for ever
+            signal.signal(number, signal.SIG_IGN)
+        stop.set()
+
+    for number in _SIGNALS:
+        signal.signal(number, tell)
     die_with(supervisor)
     return stop

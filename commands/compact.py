@@ -1,7 +1,14 @@
 # runnel compact: gives the disk back what a home no longer uses, while the system runs.
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from commands.options import Home
+
+if TYPE_CHECKING:
+    from state.store import Stage
+
+_STAGES: dict[str, Stage] = {"learn": "learn", "fold": "fold", "follow": "follow"}  # a store's folder → whose it is
 
 
 def compact(home: Home = None) -> None:
@@ -19,7 +26,7 @@ def compact(home: Home = None) -> None:
     from stream.log_compaction import compact_log
 
     place = load_settings(home=home).home
-    found = [path for path in (place / "learn", place / "fold", place / "log") if path.is_dir()]
+    found = [path for path in (place / "learn", place / "fold", place / "follow", place / "log") if path.is_dir()]
     if not found:
         raise CommandError(f"{place} holds no event log and no stores yet: name another --home")
     for path in found:
@@ -29,7 +36,7 @@ def compact(home: Home = None) -> None:
                 before, after = compact_log(log)
                 log.close()
             else:
-                before, after = compact_store(path, "learn" if path.name == "learn" else "fold")
+                before, after = compact_store(path, _STAGES[path.name])
         print(f"{path}: {_mib(before)} → {_mib(after)}", flush=True)
 
 

@@ -14,6 +14,10 @@ _REBUILD = typer.Option(
     "also while the system runs. Returns at once: the learner does it."
 )
 _CANCEL = typer.Option(help="Stop the rebuild of this model, and return.")
+_LOSS = typer.Option(
+    "--accept-loss",
+    help="Where Kafka no longer holds the deltas that come next, pass over them, tell which, and return.",
+)
 _RELEASE = typer.Option(help="Let this held model learn again, also while the system runs, and return.")
 
 
@@ -25,6 +29,7 @@ def learn(
     folds: Folds = None,
     rebuild: Annotated[str | None, _REBUILD] = None,
     cancel: Annotated[str | None, _CANCEL] = None,
+    lose: Annotated[bool, _LOSS] = False,
     release: Annotated[list[str] | None, _RELEASE] = None,
     supervisor: Supervisor = 0,
 ) -> None:
@@ -35,6 +40,9 @@ def learn(
     """
     if rebuild or cancel or release:
         _order(home, rebuild, cancel, release or [])
+        return
+    if lose:
+        _accept_gap(home, kafka, folds)
         return
     from commands.child import begin
     from commands.errors import told_plainly
@@ -59,6 +67,27 @@ def learn(
         run_learn(settings.home, stop, settings.seed, config, metrics, settings.kafka, num_folds, group)
     if group is not None:
         group.stop()
+
+
+def _accept_gap(home: Path | None, kafka: str | None, num_folds: int | None) -> None:
+    from commands.errors import CommandError, told_plainly
+    from commands.settings import load_settings
+    from state.store import Store, StoreError
+    from stream.folds import accept_gap
+    from stream.loan import borrowed
+    from stream.run import now_ms
+    from stream.source import SourceError
+
+    settings = load_settings(home=home, servers=kafka, num_folds=num_folds)
+    path = settings.home / "learn"
+    if not settings.kafka.has_delta_topics or not path.is_dir():
+        raise CommandError(f"{settings.home}: --accept-loss is for a learner that reads a Kafka (--kafka HOST:PORT)")
+    with told_plainly(StoreError, SourceError), borrowed(path), Store(path, "learn", writer=True) as store:
+        passed = accept_gap(store, settings.kafka, settings.fold.num_folds, now_ms())
+    for name, (learned, now) in passed.items():
+        print(f"{name}: learned up to {learned}; goes on behind {now}")
+    if not passed:
+        print("nothing is lost: Kafka holds all that comes next")
 
 
 def _order(home: Path | None, rebuild: str | None, cancel: str | None, released: list[str]) -> None:

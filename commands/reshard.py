@@ -43,6 +43,8 @@ def reshard(
     for path in (*(source / "fold" for source in sources), learn / "learn"):
         if not path.is_dir():
             raise CommandError(f"{path}: there is no store")
+    if len({path.resolve() for path in targets}) < len(targets):
+        raise CommandError("--to: each fold needs a home of its own")
     with told_plainly(StoreError, SourceError), ExitStack() as stack:
         stores = [stack.enter_context(Store(source / "fold", "fold", writer=True)) for source in sources]
         learned = stack.enter_context(Store(learn / "learn", "learn", writer=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file; no other source."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _settings_file())
+
+    @model_validator(mode="after")
+    def _folds_share_a_kafka(self) -> Settings:
+        if self.fold.num_folds > 1 and not self.kafka.has_delta_topics:
+            raise ValueError("fold.num_folds: several folds share a Kafka's partitions, and their deltas' topics")
+        return self
 
     def learn_config(self) -> LearnRunConfig:
         """The learn stage's; records are bounded as the fold stage bounds them, or entries would be late here alone."""
@@ -172,6 +178,8 @@ def _first_problem(error: ValidationError, flags: dict[str, object]) -> str:
     source = _source(key, flags)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown setting {key} = {problem['input']!r} ({source})"
+    if not key:  # of sections that do not go together
+        return str(problem["ctx"]["error"])
     if problem["type"] == "value_error":  # of a whole section; it names what is wrong in it
         return f"{key}: {problem['ctx']['error']} ({source})"
     return f"{key} = {problem['input']!r} ({source}): {problem['msg']}"

@@ -1,7 +1,7 @@
 # Folds the deltas of both stages into a store of its own, from which servers read as from the stages' stores.
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from state.delta_tables import write_delta
 from state.deltas import Delta, DeltaLog, decode
 from state.dictionary import Dictionary
 from state.meta import get_event_time, get_version, put_event_time, put_held, put_version
-from state.offsets import add_totals, put_offsets
+from state.offsets import add_totals, own_totals, put_further, put_offsets
 from state.record import RecordLimits
 from state.records import Records
 from state.signals import SignalTable
@@ -68,7 +68,7 @@ class Follower:
     """
 
     def __init__(
-        self, store: Store, signals: SignalTable, limits: RecordLimits | None = None, folds: Collection[str] = ()
+        self, store: Store, signals: SignalTable, limits: RecordLimits | None = None, folds: Sequence[str] = ()
     ) -> None:
         self._store, self._signals, self._folds = store, signals, folds
         self._dictionary = Dictionary(store)
@@ -113,8 +113,8 @@ class Follower:
                 self._write_tables(txn, delta)
             self._dictionary.flush(txn)  # 2
             for delta in deltas:
-                put_offsets(txn, self._store, delta.offsets, stage)  # 3
-                add_totals(txn, self._store, delta.totals)
+                (put_further if len(self._folds) > 1 else put_offsets)(txn, self._store, delta.offsets, stage)  # 3
+                add_totals(txn, self._store, own_totals(delta.totals, name in (LEARN, *self._folds[:1])))
             event_time = max(get_event_time(txn, self._store, stage), deltas[-1].event_time)
             put_event_time(txn, self._store, stage, event_time)
             if stage == "learn":

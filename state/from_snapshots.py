@@ -24,12 +24,12 @@ from state.entry import ITEM_OFFSET
 from state.follower import LEARN
 from state.meta import get_config, get_event_time, get_held, get_version, put_event_time, put_held, put_version
 from state.model_state import NEXT, rounded
-from state.offsets import add_totals, get_offsets, get_totals, put_offsets
+from state.offsets import add_totals, get_offsets, get_totals, own_totals, put_further, put_offsets
 from state.record import ROW_BYTES
-from state.rows import add_specs, cells_of, clear_model, read_arrays, read_models, read_rows, read_specs
+from state.rows import add_specs, cells_of, read_arrays, read_models, read_rows, read_specs
 from state.slate import row_items, with_items
 from state.store import Stage, Store, Txn
-from state.tables import put_user_rows
+from state.tables import drop_model, put_user_rows
 
 _RECORDS = ("sequence", "seen", "dislikes", "slates", "impressions", "tombstones")
 _CONTENT = (*_RECORDS, "catalogue", "first_seen", "offsets", "totals", "deltas:fold", "deltas:learn")
@@ -51,10 +51,10 @@ def begin_from(store: Store, folds: Mapping[str, Store], learn: Store, now_ms: i
         for name in _CONTENT:
             txn.drop(store.db(name), delete=False)
         for model in read_models(txn, store):
-            clear_model(txn, store, model)
+            drop_model(txn, store, model)
         put_event_time(txn, store, "fold", 0)
         for name, fold in folds.items():
-            _take_fold(txn, store, fold, numbers[name])
+            _take_fold(txn, store, fold, numbers[name], is_first=name == next(iter(folds)))
         copy_catalogues(txn, store, [(fold, numbers[name]) for name, fold in folds.items()])
         positions = {name: _version(fold) for name, fold in folds.items()}
         # A gap before it, for readers: the log of a store never tells what came of a beginning like this one.
@@ -82,11 +82,11 @@ def _log(txn: Txn, store: Store, delta: Delta, dictionary: Dictionary, now_ms: i
     DeltaLog(store, stage).append(txn, delta.version, encode(delta, dictionary.name), now_ms)
 
 
-def _take_fold(txn: Txn, store: Store, fold: Store, numbers: NDArray[np.int64]) -> None:
+def _take_fold(txn: Txn, store: Store, fold: Store, numbers: NDArray[np.int64], is_first: bool) -> None:
     with fold.read() as reading:
         copy_records(txn, store, reading, fold, numbers)
-        add_totals(txn, store, get_totals(reading, fold))
-        put_offsets(txn, store, get_offsets(reading, fold), "fold")
+        add_totals(txn, store, own_totals(get_totals(reading, fold), is_first))
+        put_further(txn, store, get_offsets(reading, fold), "fold")
         event_time = max(get_event_time(txn, store, "fold"), get_event_time(reading, fold, "fold"))
         put_event_time(txn, store, "fold", event_time)
 

@@ -24,6 +24,12 @@ def put_offsets(txn: Txn, store: Store, offsets: Mapping[str, int], stage: Stage
         txn.put(_prefix(store, stage) + partition.encode(), offset.to_bytes(8, "big"), db=store.db("offsets"))
 
 
+def put_further(txn: Txn, store: Store, offsets: Mapping[str, int], stage: Stage) -> None:
+    """Move partitions ahead, never back: of one that several folds read, each tells how far it is."""
+    before = get_offsets(txn, store, stage)
+    put_offsets(txn, store, {name: max(offset, before.get(name, 0)) for name, offset in offsets.items()}, stage)
+
+
 def _prefix(store: Store, stage: Stage | None) -> bytes:
     return f"{stage or store.stage}\0".encode()
 
@@ -35,6 +41,11 @@ def get_totals(txn: Txn, store: Store) -> dict[tuple[str, str], int]:
         kind, outcome = key.decode().split("\0")
         totals[kind, outcome] = int.from_bytes(value, "big")
     return totals
+
+
+def own_totals(totals: Mapping[tuple[str, str], int], is_first: bool) -> dict[tuple[str, str], int]:
+    """What counts of a fold where all are added up: items' events are read by each, and count as the first one's."""
+    return {key: count for key, count in totals.items() if is_first or not key[0].startswith("item")}
 
 
 def add_totals(txn: Txn, store: Store, counts: Mapping[tuple[str, str], int]) -> None:

@@ -34,10 +34,10 @@ def list_snapshots(directory: Path, stage: Stage) -> list[Snapshot]:
 def newest_together(directories: Mapping[str, Path], learn: str) -> dict[str, Snapshot]:
     """The newest snapshots of folds and of the learner that fit together, by the names in `directories`: no fold is
     behind what was learned. `learn` is the learner's name there. Empty where there are none."""
-    for learned in reversed(list_snapshots(directories[learn], "learn")):
+    for learned in reversed(_as_written(directories[learn], "learn")):
         with Store(learned.path) as store, store.read() as txn:
             needed = store.get_meta(txn, "fold_versions", dict[str, int]) or {}
-        newest = {name: list_snapshots(path, "fold")[-1:] for name, path in directories.items() if name != learn}
+        newest = {name: _as_written(path, "fold")[-1:] for name, path in directories.items() if name != learn}
         if all(found and found[0].version >= needed.get(name, 0) for name, found in newest.items()):
             return {name: found[0] for name, found in newest.items()} | {learn: learned}
     return {}
@@ -87,9 +87,13 @@ def _put(draft: Path, path: Path) -> None:
 
 
 def _in_order_of_writing(directory: Path, stage: Stage) -> list[Path]:
-    """A store that begins anew begins at version 1 again: what was written last is kept, not the highest number."""
-    found = [snapshot.path for snapshot in list_snapshots(directory, stage)]
-    return sorted(found, key=lambda path: (path / "data.mdb").stat().st_mtime_ns)
+    return [snapshot.path for snapshot in _as_written(directory, stage)]
+
+
+def _as_written(directory: Path, stage: Stage) -> list[Snapshot]:
+    """The newest last: a store that begins anew begins at version 1 again, so numbers do not tell."""
+    found = list_snapshots(directory, stage)
+    return sorted(found, key=lambda snapshot: (snapshot.path / "data.mdb").stat().st_mtime_ns)
 
 
 def _path(directory: Path, stage: Stage, version: int) -> Path:

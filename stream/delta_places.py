@@ -11,6 +11,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from state.follower import LEARN
 from stream.kafka_config import ClientSettings, KafkaConfig
 from stream.kafka_topics import connected, unready
+from stream.source import SourceLost
 
 READING: ClientSettings = {
     "enable_auto_commit": False,
@@ -47,11 +48,15 @@ def headers_of(place: Place) -> list[tuple[str, bytes]]:
 
 
 def place_of(record: ConsumerRecord) -> Place:
-    """What key and headers of a message say."""
-    headers = {name: value.decode() for name, value in record.headers}
-    chunk, _, num_chunks = headers["chunk"].partition("/")
-    key = bytes(record.key or b"").decode()
-    return Place(key, int(headers["version"]), int(chunk), int(num_chunks), int(headers["appended_at"]))
+    """What key and headers of a message say. Raises SourceLost where it is no shipper's."""
+    try:
+        headers = {name: value.decode() for name, value in record.headers}
+        chunk, _, num_chunks = headers["chunk"].partition("/")
+        key = bytes(record.key or b"").decode()
+        return Place(key, int(headers["version"]), int(chunk), int(num_chunks), int(headers["appended_at"]))
+    except (KeyError, ValueError, AttributeError) as error:
+        where = f"{record.topic}-{record.partition}, offset {record.offset}"
+        raise SourceLost(f"{where} is no delta of a shipper's: {error!r}. Nothing else may go to that topic") from error
 
 
 class PlaceFinder:
@@ -76,6 +81,11 @@ class PlaceFinder:
         """Of the newest message, None where there is none."""
         begin, end = self.bounds()
         return self._at(end - 1) if begin < end else None
+
+    def first(self) -> Place | None:
+        """Of the oldest message, None where there is none."""
+        begin, end = self.bounds()
+        return self._at(begin) if begin < end else None
 
     def offset_after(self, version: int) -> int:
         """Where the first message of a greater version is, the end where there is none. Versions grow but for what was

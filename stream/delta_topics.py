@@ -21,9 +21,8 @@ from state.deltas import DeltaGap, join
 from stream.delta_places import READING, Place, PlaceFinder, last_place, partition_of, place_of
 from stream.kafka_config import KafkaConfig
 from stream.kafka_topics import connected, unready
-from stream.source import SourceLost
 
-_MAX_WAITING = 1_000  # deltas of one store that are held; then the others are read alone
+_MAX_WAITING, _MAX_BYTES = 1_000, 64 << 20  # deltas of one store that are held; then the others are read alone
 _NUM_STAMPS = 10_000
 
 
@@ -41,12 +40,13 @@ class TopicDeltas:
         self._topics, self._name, self._key = topics, name, key
         self._found: deque[_Found] = deque()  # without gaps, the first follows on `_before`
         self._before = -1  # -1: the consumer stands anywhere
+        self._num_bytes = 0  # in them
         self._parts: list[bytes] = []
         self._is_at_begin = False
         self._stamps: deque[tuple[int, int]] = deque(maxlen=_NUM_STAMPS)
 
     def read(self, after_version: int, limit: int) -> list[tuple[int, bytes]]:
-        """As DeltaSource says: what has come so far, nothing where nothing has. Raises SourceUnready, and SourceLost
+        """As DeltaSource says: what has come so far, nothing where nothing has. Raises SourceUnready, and DeltaGap also
         where the messages are another store's."""
         if not self._drop(after_version):
             self._go_to(after_version)
@@ -67,15 +67,16 @@ class TopicDeltas:
     @property
     def wants_more(self) -> bool:
         """Whether messages should be fetched for it now."""
-        return self._before >= 0 and len(self._found) < _MAX_WAITING
+        return self._before >= 0 and len(self._found) < _MAX_WAITING and self._num_bytes < _MAX_BYTES
 
     def take(self, record: ConsumerRecord) -> bool:
-        """A message of the partition, the next one; whether the one behind it follows. Raises DeltaGap, SourceLost."""
+        """A message of the partition, the next one; whether the one behind it follows. Raises DeltaGap."""
         place, last = place_of(record), self._found[-1].version if self._found else self._before
         if place.version <= last:
             return True
         if place.store != self._key:
-            raise SourceLost(f"the deltas of {self._name} are those of a store {place.store!r}, not of {self._key!r}")
+            self.forget()
+            raise DeltaGap(f"the deltas of {self._name} are those of a store {place.store!r}, not of {self._key!r}")
         if place.version > last + 1:
             self._miss(last, place.version)
             return False
@@ -90,11 +91,12 @@ class TopicDeltas:
         self._parts.append(part)
         if len(self._parts) == place.num_chunks:
             self._found.append(_Found(place.version, join(self._parts), place.appended_at))
+            self._num_bytes += len(self._found[-1].data)
             self._parts.clear()
 
     def forget(self) -> None:
         """Look up anew where to read on."""
-        self._before = -1
+        self._before, self._num_bytes = -1, 0
         self._found.clear()
         self._parts.clear()
 
@@ -102,7 +104,7 @@ class TopicDeltas:
         """Let go of what was read up to a version; whether what is left follows on it."""
         while self._found and self._found[0].version <= up_to_version:
             found = self._found.popleft()
-            self._before = found.version
+            self._before, self._num_bytes = found.version, self._num_bytes - len(found.data)
             self._stamps.append((found.version, found.appended_at))
         return self._before == up_to_version
 

@@ -32,17 +32,17 @@ class FoldDelta(NamedTuple):
 
 
 def read_deltas(folds: Mapping[str, DeltaSource], versions: Mapping[str, int], max_entries: int) -> list[FoldDelta]:
-    """The deltas after these versions, up to the one with which `max_entries` are reached."""
+    """The deltas after these versions, of each fold up to the one with which its share of `max_entries` is reached."""
     read: list[FoldDelta] = []
-    num_entries = 0
+    share = max_entries / max(1, len(folds))
     for fold, source in sorted(folds.items()):
-        version = versions.get(fold, 0)
-        while num_entries < max_entries and (found := source.read(version, limit=16)):
+        version, num_entries = versions.get(fold, 0), 0
+        while num_entries < share and (found := source.read(version, limit=16)):
             for found_version, data in found:
                 names: list[str] = []
                 read.append(FoldDelta(fold, decode(data, _place_in(names)), names))
                 version, num_entries = found_version, num_entries + len(read[-1].delta.entries)
-                if num_entries >= max_entries:
+                if num_entries >= share:
                     break
     return read
 

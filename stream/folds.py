@@ -7,9 +7,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from state.deltas import DeltaGap
+from state.deltas import Delta, DeltaGap
 from state.follower import DeltaSource, StoreSource
-from state.store import Store, StoreConfigurationChanged, StoreMissing
+from state.store import Store, StoreConfigurationChanged, StoreMissing, Txn
+from stream.amend import amend
 from stream.kafka_config import KafkaConfig
 from stream.sessions import IsOver, pause
 from stream.shipped import fold_keys
@@ -54,7 +55,7 @@ def open_folds(home: Path, kafka: KafkaConfig, num_folds: int, is_over: IsOver) 
             with closing(DeltaTopics(kafka, fold_keys(num_folds))) as topics:
                 yield TopicFolds(topics)
         except DeltaGap as gap:
-            raise SourceLost(f"{gap}: restore the stores from snapshots (`runnel up --from-snapshot DIR`)") from gap
+            raise SourceLost(f"{gap}. Go on without what is gone: `runnel learn --accept-loss`") from gap
         return
     store = _await_store(home / "fold", is_over)
     if store is None:
@@ -102,10 +103,11 @@ class TopicFolds:
     def require(self, learned: Mapping[str, int]) -> None:
         """As Folds says. Raises SourceLost."""
         for name, source in self.sources.items():
-            if (version := learned.get(name, 0)) > (last := source.last()):
+            last = source.last()  # 0: it holds none, of a fold that had no events for long
+            if last and (version := learned.get(name, 0)) > last:
                 raise SourceLost(
-                    f"Kafka holds the deltas of {name} up to {last}, and {version} of them were learned: it waits for "
-                    "its fold to ship them again"
+                    f"Kafka holds the deltas of {name} up to {last}, and {version} of them were learned: its topic or "
+                    "its store was put back. Put the store back that they came from"
                 )
 
     def wait(self, is_over: IsOver, seconds: float) -> None:
@@ -122,3 +124,27 @@ def _await_store(path: Path, is_over: IsOver) -> Store | None:
         except StoreMissing:
             pause(is_over, 0.05)
     return None
+
+
+def accept_gap(store: Store, kafka: KafkaConfig, num_folds: int, now_ms: int) -> dict[str, tuple[int, int]]:
+    """Have a learn store (opened to write) go on with the oldest deltas that topics hold, where those before are gone;
+    fold → (its last version that was learned, the last that is passed over). Raises SourceUnready, SourceLost."""
+    from stream.delta_places import PlaceFinder, partition_of  # here, as above
+
+    with store.read() as txn:
+        learned = store.get_meta(txn, "fold_versions", dict[str, int]) or {}
+    passed: dict[str, tuple[int, int]] = {}
+    for name in fold_keys(num_folds):
+        with closing(PlaceFinder(kafka, partition_of(kafka, name))) as finder:
+            first = finder.first()
+        if first is not None and first.version > learned.get(name, 0) + 1:
+            passed[name] = learned.get(name, 0), first.version - 1
+    if passed:
+        go_on = learned | {name: version for name, (_, version) in passed.items()}
+
+        def change(txn: Txn, delta: Delta) -> None:
+            store.put_meta(txn, "fold_versions", go_on)
+            delta.fold_versions = go_on
+
+        amend(store, now_ms, change)
+    return passed

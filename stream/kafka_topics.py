@@ -84,6 +84,8 @@ class TopicAdmin:
         with self._asking():
             if missing:
                 self._admin.create_topics(missing, wait_for_metadata=True)
+        if topics.fold_deltas not in missing:
+            self.grow(topics.fold_deltas, num_folds)
         return list(missing)
 
     def grow(self, name: str, num_partitions: int) -> None:

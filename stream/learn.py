@@ -249,7 +249,8 @@ class LearnStage:
         fold_versions, offsets = dict(self.fold_versions), dict(self.offsets)
         for fold, folded, _ in read:
             fold_versions[fold] = folded.version
-            offsets |= folded.offsets
+            several = len(self._folds) > 1  # then each tells of the items that all read, and none takes it back
+            offsets |= {p: max(n, offsets.get(p, 0)) if several else n for p, n in folded.offsets.items()}
             self._event_time = max(self._event_time, folded.event_time)
         delta = Delta("learn", self.version + 1, offsets, self._event_time, fold_versions=fold_versions)
         delta.held, delta.totals = self.held, self._totals(examples)

@@ -12,8 +12,9 @@ from state import generation
 from state.deltas import Delta
 from state.dictionary import Dictionary
 from state.from_snapshots import copy_catalogues, copy_records, numbers_in
-from state.meta import get_event_time, get_version, put_event_time, put_version
-from state.offsets import add_totals, get_offsets, get_totals, put_offsets
+from state.meta import check_signals, get_event_time, get_version, put_event_time, put_version
+from state.offsets import add_totals, get_offsets, get_totals, own_totals, put_offsets
+from state.signals import SignalTable
 from state.store import Store, StoreError, Txn
 from state.store_errors import naming
 from stream.amend import amend
@@ -42,7 +43,7 @@ class Reshard:
         with learn.read() as txn:
             learned = learn.get_meta(txn, "fold_versions", dict[str, int]) or {}
         self.version = max(versions.values())
-        self._is_learned = learned == versions
+        self._is_learned = all(learned.get(name, 0) == version for name, version in versions.items())
         self._learned = learned
 
     def divide(self, targets: Sequence[Path], now_ms: int) -> int:
@@ -54,22 +55,32 @@ class Reshard:
         """
         wanted = {fold_name(number): self.version for number in range(len(targets))}
         drafts = [target.with_name(f"{target.name}.part") for target in targets]
-        for target in targets:
-            if target.is_dir() and any(target.iterdir()):
-                raise StoreError(f"{target} is there already: give homes without stores")
-        if self._learned != wanted or not all(draft.is_dir() for draft in drafts):  # or: killed before the renaming
+        left = [pair for pair in zip(drafts, targets, strict=True) if not self._is_there(pair[1], targets)]
+        if self._learned != wanted or not all(draft.is_dir() for draft, _ in left):  # or: killed before the renaming
             if not self._is_learned:
                 raise StoreError(f"store {self._learn.path} has not learned all that was folded: run it until it has")
             for number, draft in enumerate(drafts):
                 shutil.rmtree(draft, ignore_errors=True)
                 self._make(draft, number, len(targets))
             amend(self._learn, now_ms, lambda txn, delta: self._go_on(txn, delta, wanted))
-        for draft, target in zip(drafts, targets, strict=True):
+        for draft, target in left:
             with naming(target):
                 shutil.rmtree(target, ignore_errors=True)
                 draft.rename(target)
                 generation.sync(target.parent)
         return self.version
+
+    def _is_there(self, target: Path, targets: Sequence[Path]) -> bool:
+        """Whether a killed run has made this one of the targets. Raises StoreError where something else is there."""
+        if not target.is_dir() or not any(target.iterdir()):
+            return False
+        if any(store.path == target for store in self._folds):
+            raise StoreError(f"{target} is there already: give homes without stores")
+        with Store(target) as store, store.read() as txn:
+            share, version = store.get_meta(txn, "share", str), get_version(txn, store, "fold")
+        if (share, version) != (fold_key(list(targets).index(target), len(targets)), self.version):
+            raise StoreError(f"{target} is there already: give homes without stores")
+        return True
 
     def _go_on(self, txn: Txn, delta: Delta, wanted: Mapping[str, int]) -> None:
         delta.fold_versions = dict(wanted)
@@ -86,13 +97,14 @@ class Reshard:
                         copy_records(txn, store, reading, fold, numbers[place], self._of(place, number, num_folds))
                         self._add_times(txn, store, reading, fold)
                         if number == place % num_folds:
-                            add_totals(txn, store, get_totals(reading, fold))
+                            add_totals(txn, store, own_totals(get_totals(reading, fold), place == 0))
                             letters.append(txn, list(read_dead_letters(reading, fold))[::-1])
                 copy_catalogues(txn, store, list(zip(self._folds, numbers, strict=True)))
                 dictionary.flush(txn)
                 put_offsets(txn, store, self._positions(number, num_folds))
                 put_version(txn, store, "fold", self.version)
                 store.put_meta(txn, "share", fold_key(number, num_folds))
+                check_signals(txn, store, SignalTable())
 
     def _add_times(self, txn: Txn, store: Store, reading: Txn, fold: Store) -> None:
         event_time = max(get_event_time(txn, store, "fold"), get_event_time(reading, fold, "fold"))

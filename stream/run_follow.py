@@ -14,17 +14,19 @@ from state.from_snapshots import begin_from
 from state.record import RecordLimits
 from state.signals import SignalTable
 from state.snapshots import newest_together
-from state.store import Store
+from state.store import Store, StoreMissing
 from stream.clock import RetentionClock
 from stream.delta_topics import DeltaTopics
 from stream.follow_config import FollowRunConfig
 from stream.kafka_config import KafkaConfig
+from stream.kafka_topics import describe_topics
 from stream.metrics import StageMetrics
 from stream.run import now_ms
 from stream.sessions import IsOver, run_sessions
 from stream.shipped import fold_keys
 from stream.source import SourceLost
 
+_FOLLOWED = "followed"  # in `meta`: the folds' shares and the topics' ids that the store's versions are of
 _log = logging.getLogger(__name__)
 
 
@@ -53,25 +55,50 @@ def run_follow(
         ):
             follower = Follower(store, SignalTable(), limits, list(folds))
             _log.info("follow starts", extra={"versions": {name: follower.version(name) for name in keys}})
+            about = sorted([*keys.values(), *topic_ids(kafka)])
+            with store.read() as txn:
+                known = store.get_meta(txn, _FOLLOWED, list[str])
             try:
+                if known not in (None, about):
+                    _begin_anew(store, snapshots, "the topics, or the folds, are others than before")
+                    known = None
+                if known is None:
+                    with store.write() as txn:
+                        store.put_meta(txn, _FOLLOWED, about)
+                    return
                 _follow_until(is_over, store, follower, topics, config, told)
             except DeltaGap as gap:
-                _begin_anew(store, follower, snapshots, gap)
+                _begin_anew(store, snapshots, str(gap), follower)
 
     run_sessions(home / "follow", stop, session, metrics=told)
 
 
-def _begin_anew(store: Store, follower: Follower, snapshots: Mapping[str, Path], gap: DeltaGap) -> None:
-    """Put the newest snapshots in place of what the store holds; the follower is to be dropped."""
-    found = newest_together(snapshots, LEARN)
-    if all(snapshot.version <= follower.version(name) for name, snapshot in found.items()):
-        places = ", ".join(sorted({str(path) for path in snapshots.values()}))
-        raise SourceLost(f"{gap}, and {places} holds no snapshots that go on from there")
-    _log.warning("follow begins from snapshots: %s", gap)
-    with ExitStack() as stack:
-        stores = {name: stack.enter_context(Store(snapshot.path)) for name, snapshot in found.items()}
-        learn = stores.pop(LEARN)
-        begin_from(store, stores, learn, now_ms())
+def topic_ids(kafka: KafkaConfig) -> list[str]:
+    """Of the topics of deltas: one made again holds another history. Raises SourceLost where one is missing."""
+    names = [kafka.topics.fold_deltas, kafka.topics.learn_deltas]
+    found = describe_topics(kafka, names)
+    for name in names:
+        if name not in found:
+            raise SourceLost(f"Kafka at {kafka.servers} has no topic {name!r}: `runnel topics` makes it")
+    return [found[name].topic_id for name in names]
+
+
+def _begin_anew(store: Store, snapshots: Mapping[str, Path], why: str, follower: Follower | None = None) -> None:
+    """Put the newest snapshots in place of what the store holds; where it goes on from its follower's versions, only
+    those that are further. The follower is to be dropped."""
+    try:
+        found = newest_together(snapshots, LEARN)
+        gained = {name: each.version - (follower.version(name) if follower else -1) for name, each in found.items()}
+        if not gained or min(gained.values()) < 0 or not max(gained.values()):
+            places = ", ".join(sorted({str(path) for path in snapshots.values()}))
+            raise SourceLost(f"{why}, and {places} holds no snapshots that go on from there")
+        _log.warning("follow begins from snapshots: %s", why)
+        with ExitStack() as stack:
+            stores = {name: stack.enter_context(Store(snapshot.path)) for name, snapshot in found.items()}
+            learn = stores.pop(LEARN)
+            begin_from(store, stores, learn, now_ms())
+    except StoreMissing as gone:  # a stage has just removed it, having written another
+        raise SourceLost(f"{why}; a snapshot is gone: {gone}") from gone
 
 
 def _follow_until(

@@ -9,7 +9,6 @@ from time import monotonic
 
 from kafka import KafkaProducer
 from kafka import errors as kafka_errors
-from kafka.producer.future import FutureRecordMetadata
 
 from state.deltas import DeltaGap, DeltaLog, split
 from state.meta import get_version
@@ -43,7 +42,7 @@ class Shipper:
             raise SourceLost(
                 f"{self._partition.topic} holds version {last.version} of {name}, and {store.path} is at {version}: "
                 "the topic is of another store, or this one was put back. Delete the topic and make it again "
-                "(`runnel topics`); followers begin from snapshots"
+                "(`runnel topics`), then write a snapshot (`runnel snapshot`): nodes begin from it"
             )
         # A version of which only a part is there is sent again.
         whole = last is not None and last.chunk == last.num_chunks - 1
@@ -61,14 +60,11 @@ class Shipper:
                 found = list(self._log.read(txn, self.version, limit))
             stamps = self._log.stamps(txn, self.version, len(found))
         try:
-            sent = [self._send(version, data, at) for (version, data), at in zip(found, stamps, strict=True)]
-            for futures in sent:
-                for future in futures:
-                    future.get(timeout=_ANSWER_SECONDS)
+            for (version, data), appended_at in zip(found, stamps, strict=True):
+                self._send(version, data, appended_at)
+                self.version = version
         except (kafka_errors.KafkaError, OSError) as error:
             raise unready(self._config, error) from error
-        if found:
-            self.version = found[-1][0]
         return len(found)
 
     def close(self) -> None:
@@ -76,15 +72,14 @@ class Shipper:
         with suppress(kafka_errors.KafkaError):
             self._producer.close(timeout=1)
 
-    def _send(self, version: int, data: bytes, appended_at: int) -> list[FutureRecordMetadata]:
+    def _send(self, version: int, data: bytes, appended_at: int) -> None:
+        """One message after the other: where one of several under way expires, those behind it may still be taken."""
         messages = split(self._store.stage, version, data)
-        places = (Place(self._key, version, k, len(messages), appended_at) for k in range(len(messages)))
-        return [
-            self._producer.send(
-                self._partition.topic, message, self._key.encode(), headers_of(place), self._partition.partition
-            )
-            for place, message in zip(places, messages, strict=True)
-        ]
+        for k, message in enumerate(messages):
+            headers = headers_of(Place(self._key, version, k, len(messages), appended_at))
+            topic, partition = self._partition
+            sent = self._producer.send(topic, message, self._key.encode(), headers, partition)
+            sent.get(timeout=_ANSWER_SECONDS)
 
 
 def _producer(config: KafkaConfig) -> KafkaProducer:

@@ -13,6 +13,17 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 CHAOS = "tests/chaos/test_short_form.py::test_after_kills_at_random_instants_all_is_as_if_there_had_been_none"
+KAFKA = "tests/chaos/test_short_form.py::test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none"
+FOLD = (
+    f"{CHAOS}[stages]",
+    KAFKA,
+    "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before",
+)
+LEARN = (
+    f"{CHAOS}[stages]",
+    KAFKA,
+    "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been",
+)
 COPIED = ("models", "state", "stream", "serving", "commands", "tests", "pyproject.toml", "runnel.py")
 
 
@@ -34,14 +45,22 @@ MUTANTS = (
         "        with self._store.write() as txn:\n"
         "            put_offsets(txn, self._store, offsets)\n"
         "        with self._store.write() as txn:\n            # 4.",
-        (f"{CHAOS}[stages]", "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before"),
+        (
+            f"{CHAOS}[stages]",
+            KAFKA,
+            "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before",
+        ),
     ),
     Mutant(
         "state committed before offsets",
         "stream/fold.py",
         "            # 6.",
         "        with self._store.write() as txn:\n            # 6.",
-        (f"{CHAOS}[stages]", "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before"),
+        (
+            f"{CHAOS}[stages]",
+            KAFKA,
+            "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before",
+        ),
     ),
     Mutant(
         "learned positions committed before state",
@@ -50,14 +69,22 @@ MUTANTS = (
         "        with self._store.write() as txn:\n"
         '            self._store.put_meta(txn, "fold_versions", fold_versions)\n'
         "        with self._store.write() as txn:\n            # 4.",
-        (f"{CHAOS}[stages]", "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been"),
+        (
+            f"{CHAOS}[stages]",
+            KAFKA,
+            "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been",
+        ),
     ),
     Mutant(
         "models committed before learned positions",
         "stream/learn.py",
         "            # 7.",
         "        with self._store.write() as txn:\n            # 7.",
-        (f"{CHAOS}[stages]", "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been"),
+        (
+            f"{CHAOS}[stages]",
+            KAFKA,
+            "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been",
+        ),
     ),
     Mutant(
         "acknowledged before written",
@@ -84,6 +111,22 @@ MUTANTS = (
         "if version > self.version(name)]",
         "if version > 0]",
         ("tests/state/test_follower.py::test_a_delta_that_comes_twice_is_passed_over",),
+    ),
+    Mutant(
+        "a follower's positions committed before what they tell",
+        "state/follower.py",
+        "        with self._store.write() as txn:\n            self._records.flush(txn)  # 1",
+        "        with self._store.write() as txn:\n"
+        '            self._store.put_meta(txn, "positions", self._positions | {name: new[-1][0]})\n'
+        "        with self._store.write() as txn:\n            self._records.flush(txn)  # 1",
+        (KAFKA,),
+    ),
+    Mutant(
+        "a version of which a part is on the topic taken for shipped",
+        "stream/shipper.py",
+        "last.version if whole else",
+        "last.version if last else",
+        ("tests/stream/test_delta_topics.py::test_a_large_delta_whose_shipper_was_killed_within_it_comes_whole",),
     ),
     Mutant(
         "learned numbers committed unseen",

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from time import sleep
@@ -128,11 +128,11 @@ class Crew:
             return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, process_group=0)
 
 
-def run_kafka_batch(folder: Path, rng: np.random.Generator, num_kills: int) -> Outcome:
-    """Kill at random instants under load, each target as often, in `folder`, which must be empty."""
+def run_kafka_batch(folder: Path, rng: np.random.Generator, targets: Sequence[str]) -> Outcome:
+    """Kill these targets in a drawn order at random instants under load, in `folder`, which must be empty."""
     crew = Crew(folder)
     try:
-        for name in rng.permutation(np.resize(TARGETS, num_kills)).tolist():
+        for name in rng.permutation(np.array(targets)).tolist():
             if rng.random() >= STARTING_SHARE:
                 crew.await_work()
             sleep(rng.uniform(0.0, 0.5))  # the instant, not a wait
@@ -144,7 +144,7 @@ def run_kafka_batch(folder: Path, rng: np.random.Generator, num_kills: int) -> O
         findings = [*crew.findings, *_log_findings(crew), *_content_findings(crew.home, crew.config)]
     finally:
         crew.abandon()
-    return Outcome(num_kills, sum(stored_offsets(crew.home / "learn", "learn").values()), findings)
+    return Outcome(len(targets), sum(stored_offsets(crew.home / "learn", "learn").values()), findings)
 
 
 def _level(home: Path) -> bool:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.chaos.batch import STAGES, WRITERS, run_batch
-from tests.chaos.kafka_batch import run_kafka_batch
+from tests.chaos.kafka_batch import SHIPPERS, run_kafka_batch
+from tests.chaos.kafka_batch import STAGES as KAFKA_STAGES
 
 
 @pytest.mark.parametrize(("targets", "num_kills"), [(STAGES, 20), (WRITERS, 10)], ids=["stages", "writers"])
@@ -20,6 +21,7 @@ def test_after_kills_at_random_instants_all_is_as_if_there_had_been_none(
 
 
 def test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none(tmp_path: Path) -> None:
-    outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), 14)
+    targets = [*KAFKA_STAGES * 3, *SHIPPERS, "writer", "broker"]
+    outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), targets)
     assert outcome.findings == []
     assert outcome.events > 500

@@ -32,7 +32,8 @@ def steps() -> dict[str, list[str]]:
     """The page's commands in their order, by their names."""
     page = (ROOT / "docs" / "kafka.md").read_text()
     section = page[page.index("## One process each") :].partition("\n## ")[0]
-    lines = [line.partition("#")[0].split() for line in re.findall(r"^ {4}runnel (.*)$", section, re.MULTILINE)]
+    (block,) = re.findall(r"(?:^ {4}runnel .*# .*\n)+", section, re.MULTILINE)
+    lines = [line.partition("#")[0].split()[1:] for line in block.splitlines()]
     return {words[0]: words for words in lines}
 
 

@@ -157,5 +157,5 @@ def test_a_store_that_was_put_back_is_not_shipped(stages: Stages, tmp_path: Path
 def test_a_fold_of_another_number_of_folds_is_not_followed(stages: Stages) -> None:
     stages.grow(3)
     stages.ship()
-    with pytest.raises(SourceLost, match="deltas of fold-0 are those of a store 'fold-0/1', not of 'fold-0/2'"):
+    with pytest.raises(DeltaGap, match="deltas of fold-0 are those of a store 'fold-0/1', not of 'fold-0/2'"):
         stages.read(stages.topics(num_folds=2), 0, 3)

@@ -89,3 +89,23 @@ def test_without_snapshots_it_says_so_and_begins_once_there_are_some(stages: Sta
         wait_until(lambda: is_level(stages, home), 30)
     require_same(stages, home)
     assert "the oldest delta of fold-0 that Kafka holds is 11, and 1 is needed" in log.read_text()
+
+
+def test_where_folds_or_topics_are_others_than_before_it_begins_from_snapshots_once(
+    stages: Stages, tmp_path: Path
+) -> None:
+    home, kept = tmp_path / "node", tmp_path / "snapshots"
+    stages.grow(10)
+    stages.ship()
+    keep(stages, kept)
+    with following(stages, home, kept):
+        wait_until(lambda: is_level(stages, home), 30)
+    with Store(home / "follow", "follow", writer=True) as node, node.write() as txn:
+        node.put_meta(txn, "followed", ["fold-0/2", "fold-1/2", "learn", "another topic"])
+        node.put_meta(txn, "positions", {"fold-0": 3, "fold-1": 7, "learn": 1})
+    stages.grow(5)
+    stages.ship()
+    with following(stages, home, kept) as log:
+        wait_until(lambda: is_level(stages, home), 30)
+    require_same(stages, home)
+    assert log.read_text().count("follow begins from snapshots: the topics, or the folds, are others") == 1

@@ -17,15 +17,17 @@ from state.offsets import get_totals
 from state.records import read_record
 from state.store import Store, StoreConfigurationChanged
 from stream.fold import FoldStage
-from stream.folds import open_folds
+from stream.folds import accept_gap, open_folds
 from stream.kafka_config import KafkaConfig
 from stream.kafka_source import KafkaSource
 from stream.learn import LearnStage
 from stream.run import FoldRunConfig, run_fold
 from stream.shipped import fold_key, fold_name
 from stream.shipper import Shipper
+from stream.source import SourceLost
 from tests.brokers import Cluster
 from tests.stream.helpers import NOW, view
+from tests.stream.shipped_stages import Stages
 from tests.stream.waiting import wait_until
 
 NUM_USERS, NUM_EVENTS = 23, 600
@@ -94,3 +96,26 @@ def test_a_fold_refuses_another_share_than_its_store_has(broker: Cluster, tmp_pa
             StoreConfigurationChanged, match=f"has folded as fold-0/2, not as fold-{number}/{num_folds}"
         ):
             run_fold(tmp_path / f"{number}", stop, FoldRunConfig(number, num_folds), kafka=config)
+
+
+def read_on(config: KafkaConfig) -> None:
+    with open_folds(Path(), config, 1, lambda: False) as folds:
+        assert folds is not None
+        for _ in range(100):
+            folds.sources["fold-0"].read(0, 1)
+            folds.wait(lambda: False, 0.1)
+
+
+def test_a_learner_goes_on_behind_a_gap_once_a_person_has_accepted_it(broker: Cluster, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        stages = Stages(broker, tmp_path, stack)
+        stages.grow(10)
+        stages.ship()
+        stages.delete_before(6)
+        with Store(tmp_path / "late", "learn", writer=True) as late:
+            with pytest.raises(SourceLost, match=r"is 7, and 1 is needed\. Go on without what is gone"):
+                read_on(stages.config)
+            assert accept_gap(late, stages.config, 1, NOW) == {"fold-0": (0, 6)}
+            assert accept_gap(late, stages.config, 1, NOW) == {}
+            with late.read() as txn:
+                assert late.get_meta(txn, "fold_versions", dict[str, int]) == {"fold-0": 6}
