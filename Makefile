@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole system with simulated users and a live panel; Ctrl-C stops it
 	$(BIN)/python -m runnel up --demo
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
+test: setup  ## every test, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## linter, formatter, strict types
 	$(BIN)/ruff check .
