@@ -103,15 +103,19 @@ def test_up_learns_restarts_what_dies_tells_its_status_and_leaves_nothing_on_ctr
             )
             reply = client.post("/v1/recommendations", json={"user_id": "u1", "n": 10}).json()
             assert len(reply["items"]) == 10
-            told = client.get("/metrics").text
-        for line in (  # of three processes, one of which was killed, at one endpoint
-            'runnel_process_starts_total{process="learn-0"} 2.0',
-            'runnel_process_starts_total{process="fold-0"} 1.0',
-            'runnel_stage_up{stage="learn"} 1.0',
-            "runnel_events_learned_total",
-            'runnel_requests_total{route="POST /v1/recommendations",status="200"} 1.0',
-        ):
-            assert line in told
+            lines = (  # of three processes, one of which was killed, at one endpoint
+                'runnel_process_starts_total{process="learn-0"} 2.0',
+                'runnel_process_starts_total{process="fold-0"} 1.0',
+                'runnel_stage_up{stage="learn"} 1.0',
+                "runnel_events_learned_total",
+                'runnel_requests_total{route="POST /v1/recommendations",status="200"} 1.0',
+            )
+
+            def is_told() -> bool:  # a learner that just starts has its slot a moment after its pid file
+                told = client.get("/metrics").text
+                return all(line in told for line in lines)
+
+            wait_until(is_told, "the metrics tell of all processes")
 
         status = subprocess.run(
             _runnel("status", "--home", str(tmp_path), "--json"), capture_output=True, text=True, check=True
@@ -153,7 +157,7 @@ def test_after_kill_9_the_next_up_ends_the_orphans_ray_s_too_and_stops_by_itself
     assert left  # or this test shows nothing
     with _up(tmp_path, port, "--for", "1s") as process:
         summary, error = _finish(process)
-    assert "left behind" in error
+    assert "left behind" in " ".join(error.split())  # however long the path is before which the line breaks
     assert not [pid for pid in left if is_alive(pid)]
     assert summary["events"] == 0
     listening = [each.laddr.port for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
