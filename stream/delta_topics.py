@@ -71,6 +71,8 @@ class TopicDeltas:
 
     def take(self, record: ConsumerRecord) -> bool:
         """A message of the partition, the next one; whether the one behind it follows. Raises DeltaGap."""
+        if self._before < 0:  # it was fetched before that was forgotten
+            return False
         place, last = place_of(record), self._found[-1].version if self._found else self._before
         if place.version <= last:
             return True

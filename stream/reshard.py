@@ -12,9 +12,8 @@ from state import generation
 from state.deltas import Delta
 from state.dictionary import Dictionary
 from state.from_snapshots import copy_catalogues, copy_records, numbers_in
-from state.meta import check_signals, get_event_time, get_version, put_event_time, put_version
+from state.meta import get_event_time, get_version, put_event_time, put_version
 from state.offsets import add_totals, get_offsets, get_totals, own_totals, put_offsets
-from state.signals import SignalTable
 from state.store import Store, StoreError, Txn
 from state.store_errors import naming
 from stream.amend import amend
@@ -104,12 +103,13 @@ class Reshard:
                 put_offsets(txn, store, self._positions(number, num_folds))
                 put_version(txn, store, "fold", self.version)
                 store.put_meta(txn, "share", fold_key(number, num_folds))
-                check_signals(txn, store, SignalTable())
 
     def _add_times(self, txn: Txn, store: Store, reading: Txn, fold: Store) -> None:
         event_time = max(get_event_time(txn, store, "fold"), get_event_time(reading, fold, "fold"))
         put_event_time(txn, store, "fold", event_time)
         copy_identity(txn, store, reading, fold)
+        codes = fold.get_meta(reading, "signals", dict[str, int]) or {}  # every fold has been given the same
+        store.put_meta(txn, "signals", codes | (store.get_meta(txn, "signals", dict[str, int]) or {}))
 
     def _of(self, place: int, number: int, num_folds: int) -> Wanted:
         """Which users of the fold at `place` are fold `number`'s of so many."""

