@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from itertools import islice
-from time import monotonic
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from kafka import KafkaConsumer
@@ -24,6 +24,7 @@ from stream.kafka_topics import connected, unready
 
 _MAX_WAITING, _MAX_BYTES = 1_000, 64 << 20  # deltas of one store that are held; then the others are read alone
 _NUM_STAMPS = 10_000
+_LOOK_SECONDS = 0.01
 
 
 class _Found(NamedTuple):
@@ -126,7 +127,9 @@ class TopicDeltas:
 
 
 class DeltaTopics:
-    """The delta topics of a Kafka, read through one consumer. Not for several threads."""
+    """The delta topics of a Kafka, a consumer for each store's partition: one that is full is not asked for a while,
+    and one consumer that pauses partitions may never fetch them again (kafka-python 3.0.12). Not for several threads.
+    """
 
     def __init__(self, config: KafkaConfig, keys: Mapping[str, str]) -> None:
         """`keys`: of the stores to be read, name → the key of their messages. Raises SourceUnready where no broker
@@ -134,47 +137,48 @@ class DeltaTopics:
         self.config = config
         self.sources = {name: TopicDeltas(self, name, key) for name, key in keys.items()}
         self._partitions = {name: partition_of(config, name) for name in keys}
-        self._by_partition = {partition: self.sources[name] for name, partition in self._partitions.items()}
+        self._consumers: dict[str, KafkaConsumer] = {}
         settings = config.client_settings(READING, config.consumer)
-        self._consumer: KafkaConsumer = connected(KafkaConsumer, config, settings)
-        self._consumer.assign(list(self._by_partition))
-        for partition in self._by_partition:  # it asks for some position before it fetches anything
-            self._consumer.seek(partition, 0)
+        try:
+            for name, partition in self._partitions.items():
+                self._consumers[name] = connected(KafkaConsumer, config, settings)
+                self._consumers[name].assign([partition])
+        except BaseException:
+            self.close()
+            raise
 
     def wait(self, timeout_seconds: float) -> None:
-        """Return once deltas have come, or at the timeout. Raises SourceUnready."""
+        """Return once deltas have come, or at the timeout. Raises SourceUnready, DeltaGap."""
         deadline = monotonic() + timeout_seconds
-        try:
-            self._pause()
-            found = self._consumer.poll(round(1000 * max(0.0, timeout_seconds)))
-            while not found and monotonic() < deadline:  # it may come back early
-                found = self._consumer.poll(max(1, round(1000 * (deadline - monotonic()))))
-        except kafka_errors.OffsetOutOfRangeError:
-            for source in self.sources.values():
-                source.forget()
-            return
-        except (kafka_errors.KafkaError, OSError) as error:
-            raise unready(self.config, error) from error
-        for partition, records in found.items():
-            all(map(self._by_partition[partition].take, records))  # up to the first that has nothing behind it
+        while True:
+            have_come = [self._fetch(name) for name, source in self.sources.items() if source.wants_more]
+            left = deadline - monotonic()
+            if any(have_come) or left <= 0:
+                return
+            sleep(min(_LOOK_SECONDS, left))
 
     def seek(self, name: str, after_version: int) -> tuple[int, int]:
         """Read a store on behind a version; at which offset that is, and the oldest one. Raises SourceUnready."""
         partition = self._partitions[name]
         with closing(PlaceFinder(self.config, partition)) as finder:
             offset, begin = finder.offset_after(after_version), finder.bounds()[0]
-        self._consumer.seek(partition, offset)
+        self._consumers[name].seek(partition, offset)
         return offset, begin
 
     def close(self) -> None:
         """Leave the brokers."""
-        self._consumer.close(autocommit=False)
+        for consumer in self._consumers.values():
+            consumer.close(autocommit=False)
 
-    def _pause(self) -> None:
-        """Fetch for those that want more, and for nobody else."""
-        paused = self._consumer.paused()
-        for partition, source in self._by_partition.items():
-            if source.wants_more and partition in paused:
-                self._consumer.resume(partition)
-            elif not source.wants_more and partition not in paused:
-                self._consumer.pause(partition)
+    def _fetch(self, name: str) -> bool:
+        """Whether messages of a store have come."""
+        try:
+            found = self._consumers[name].poll(0)
+        except kafka_errors.OffsetOutOfRangeError:
+            self.sources[name].forget()
+            return True
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise unready(self.config, error) from error
+        for records in found.values():
+            all(map(self.sources[name].take, records))  # up to the first that has nothing behind it
+        return bool(found)

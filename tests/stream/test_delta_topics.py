@@ -159,3 +159,20 @@ def test_a_fold_of_another_number_of_folds_is_not_followed(stages: Stages) -> No
     stages.ship()
     with pytest.raises(DeltaGap, match="deltas of fold-0 are those of a store 'fold-0/1', not of 'fold-0/2'"):
         stages.read(stages.topics(num_folds=2), 0, 3)
+
+
+def test_a_reader_that_is_far_behind_comes_to_the_end_though_it_holds_little_at_a_time(stages: Stages) -> None:
+    with stages.fold.write() as txn:
+        for version in range(1, 3001):
+            data = encode(Delta("fold", version, held={"noise": "x" * (version % 700)}), Dictionary(stages.fold).name)
+            DeltaLog(stages.fold).append(txn, version, data, NOW)
+        put_version(txn, stages.fold, "fold", 3000)
+    stages.ship()
+    source, read = stages.topics().sources[FOLD], list[tuple[int, bytes]]()
+
+    def is_read() -> bool:
+        read.extend(source.read(read[-1][0] if read else 0, 100))
+        return len(read) == 3000
+
+    wait_until(is_read, 60)
+    assert read == StoreSource(stages.fold).read(0, 3000)
