@@ -60,8 +60,8 @@ def write_snapshot(store: Store, directory: Path, keep: int) -> Snapshot:
         with naming(directory):
             (draft / "lock.mdb").unlink()
             _put(draft, _path(directory, store.stage, version))
-            for old in _in_order_of_writing(directory, store.stage)[: -max(keep, 1)]:
-                old.rename(draft)
+            for old in _as_written(directory, store.stage)[: -max(keep, 1)]:
+                old.path.rename(draft)
                 remove_folder(draft)
     return Snapshot(store.stage, version, _path(directory, store.stage, version))
 
@@ -84,10 +84,6 @@ def _put(draft: Path, path: Path) -> None:
         path.rename(old := draft.with_name(f"{draft.name}.part"))
         remove_folder(old)
     draft.rename(path)
-
-
-def _in_order_of_writing(directory: Path, stage: Stage) -> list[Path]:
-    return [snapshot.path for snapshot in _as_written(directory, stage)]
 
 
 def _as_written(directory: Path, stage: Stage) -> list[Snapshot]:

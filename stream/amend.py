@@ -1,7 +1,7 @@
 # A version of the learn store that no step made: a hold, a release, a model replaced.
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from state.deltas import Delta, DeltaLog, encode
 from state.dictionary import Dictionary
@@ -33,3 +33,13 @@ def amend(store: Store, now: int, change: Change) -> int:
         put_version(txn, store, "learn", delta.version)
         DeltaLog(store).append(txn, delta.version, encode(delta, dictionary.name), now)
     return delta.version
+
+
+def go_on_behind(store: Store, fold_versions: Mapping[str, int], now: int) -> int:
+    """Have the learner read its folds on behind these versions, by name; the version of the commit."""
+
+    def change(txn: Txn, delta: Delta) -> None:
+        delta.fold_versions = dict(fold_versions)
+        store.put_meta(txn, "fold_versions", delta.fold_versions)
+
+    return amend(store, now, change)

@@ -7,13 +7,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from state.deltas import Delta, DeltaGap
+from state.deltas import DeltaGap
 from state.follower import DeltaSource, StoreSource
-from state.store import Store, StoreConfigurationChanged, StoreMissing, Txn
-from stream.amend import amend
+from state.store import Store, StoreConfigurationChanged, StoreMissing
+from stream.amend import go_on_behind
 from stream.kafka_config import KafkaConfig
 from stream.sessions import IsOver, pause
-from stream.shipped import fold_keys
+from stream.shipped import fold_keys, fold_name
 from stream.source import SourceLost
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class HomeFold:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.sources: Mapping[str, DeltaSource] = {"fold-0": StoreSource(store)}
+        self.sources: Mapping[str, DeltaSource] = {fold_name(0): StoreSource(store)}
 
     @property
     def is_outdated(self) -> bool:
@@ -140,11 +140,5 @@ def accept_gap(store: Store, kafka: KafkaConfig, num_folds: int, now_ms: int) ->
         if first is not None and first.version > learned.get(name, 0) + 1:
             passed[name] = learned.get(name, 0), first.version - 1
     if passed:
-        go_on = learned | {name: version for name, (_, version) in passed.items()}
-
-        def change(txn: Txn, delta: Delta) -> None:
-            store.put_meta(txn, "fold_versions", go_on)
-            delta.fold_versions = go_on
-
-        amend(store, now_ms, change)
+        go_on_behind(store, learned | {name: version for name, (_, version) in passed.items()}, now_ms)
     return passed

@@ -2,21 +2,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from kafka.partitioner.default import murmur2
 
 from state import generation
-from state.deltas import Delta
 from state.dictionary import Dictionary
 from state.from_snapshots import copy_catalogues, copy_records, numbers_in
 from state.meta import get_event_time, get_version, put_event_time, put_version
 from state.offsets import add_totals, get_offsets, get_totals, own_totals, put_offsets
 from state.store import Store, StoreError, Txn
 from state.store_errors import naming
-from stream.amend import amend
+from stream.amend import go_on_behind
 from stream.dead_letters import DeadLetterConfig, DeadLetters, read_dead_letters
 from stream.losses import copy_identity
 from stream.shipped import fold_key, fold_name
@@ -61,7 +60,7 @@ class Reshard:
             for number, draft in enumerate(drafts):
                 shutil.rmtree(draft, ignore_errors=True)
                 self._make(draft, number, len(targets))
-            amend(self._learn, now_ms, lambda txn, delta: self._go_on(txn, delta, wanted))
+            go_on_behind(self._learn, wanted, now_ms)
         for draft, target in left:
             with naming(target):
                 shutil.rmtree(target, ignore_errors=True)
@@ -80,10 +79,6 @@ class Reshard:
         if (share, version) != (fold_key(list(targets).index(target), len(targets)), self.version):
             raise StoreError(f"{target} is there already: give homes without stores")
         return True
-
-    def _go_on(self, txn: Txn, delta: Delta, wanted: Mapping[str, int]) -> None:
-        delta.fold_versions = dict(wanted)
-        self._learn.put_meta(txn, "fold_versions", dict(wanted))
 
     def _make(self, path: Path, number: int, num_folds: int) -> None:
         with Store(path, "fold", writer=True) as store:
