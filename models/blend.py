@@ -99,11 +99,11 @@ class Blend:
         """A source's name to its [Q, up to k] items, best first, PAD where it has fewer."""
         parts = self.parts
         together = parts.covisitation.score(query)
-        joined = best_items(together, k)
+        joined = best_items(together, k, query.order)
         counts = np.take_along_axis(together, np.maximum(joined, 0), axis=1) if joined.shape[1] else joined
-        popular = {name: getattr(parts, name).top(k) for name in ("recent", "trending")}
+        popular = {name: getattr(parts, name).top(k, query.order) for name in ("recent", "trending")}
         return {
-            "transformer": best_items(parts.transformer.score(query), k),
+            "transformer": best_items(parts.transformer.score(query), k, query.order),
             "covisitation": np.where(counts > parts.covisitation.config.fallback, joined, PAD),
             **{name: np.tile(items, (len(query.now), 1)) for name, items in popular.items()},
         }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Batch, Query
-from models.candidates import top
+from models.candidates import Order, top
 from models.checks import check_batch
 from models.tables import CellTable, RowTable
 
@@ -80,12 +80,12 @@ class Popularity:
         level[known] = values[items[known]]
         return level
 
-    def top(self, k: int) -> NDArray[np.int64]:
+    def top(self, k: int, order: Order = None) -> NDArray[np.int64]:
         """The k items most popular now, best first (the order is the same at every moment). Do not write to it: it is
-        kept for the next call, for as long as no count changes."""
+        kept for the next call, for as long as no count changes. `order` settles ties."""
         if self._top is None or self._top[:2] != (k, self.counts.changes):
             level = self.log2_counts()
-            best = top(level, k)
+            best = top(level, k, order)
             self._top = k, self.counts.changes, best[np.isfinite(level[best])]
         return self._top[2]
 

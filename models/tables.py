@@ -34,7 +34,7 @@ class RowTable:
     def grow(self, size: int) -> None:
         """Make rows up to `size` exist (new ones hold `fill`); never shrinks."""
         if size > len(self.values):
-            capacity = max(size, 2 * len(self.values), 1024)
+            capacity = -(-max(size, 2 * len(self.values), 1024) // 16) * 16  # see Transformer._score_all
             self.values = _extended(self.values, capacity, self.fill)
             self.slots = _extended(self.slots, capacity, 0.0)
             self.present = _extended(self.present, capacity, False)

@@ -103,7 +103,11 @@ class Transformer:
         return np.where(known, scores, np.float32(-np.inf)).astype(np.float32)
 
     def _score_all(self, query: Query) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self.encode(query) @ self.item_vectors().T
+        # A whole number of the kernel's blocks: it adds up the rows that are left over in another order, and so an
+        # item's score would depend on its number.
+        num_rows = min(-(-self.items.size // 16) * 16, len(self.items.values))
+        vectors = self.items.values[:num_rows].astype(np.float32, copy=False)
+        scores: NDArray[np.float32] = (self.encode(query) @ vectors.T)[:, : self.items.size]
         present = self.items.present[: self.items.size]
         if not present.all():
             scores[:, ~present] = -np.inf

@@ -59,6 +59,6 @@ class Moment:
         """How far the record stands, as one number that only grows."""
         return sum(self.session_offsets.values())
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
-        """Drop the candidates where the mask [M] is False."""
-        self.candidates, self.origins = self.candidates[mask], self.origins[mask]
+    def keep(self, those: NDArray[np.bool_] | NDArray[np.int64]) -> None:
+        """Drop the candidates where a mask [M] is False, or all but those at these places, and take their order."""
+        self.candidates, self.origins = self.candidates[those], self.origins[those]

@@ -29,7 +29,7 @@ def similar_items(home: Home[Model], request: SimilarItemsRequest) -> SimilarIte
     scores = sunk(by_vector + by_session)
     scores[number] = 0
     scores[~home.catalogue.available[: home.num_items]] = 0
-    chosen = top(scores, request.n)
+    chosen = top(scores, request.n, home.catalogue.order)
     chosen = chosen[scores[chosen] > 0]
     items = [
         SlateItem(

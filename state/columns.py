@@ -6,8 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 from state.catalogue import CatalogueItem, Feature, lowered, read_first_seen, read_items
+from state.dictionary import Dictionary
 from state.store import Store, Txn
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -19,7 +21,8 @@ class CatalogueColumns:
     """Columns of at least `size` places, one an item number of the fold store; those beyond `size` mean nothing.
 
     An item that only events named is available and not upserted. `category_codes` gives categories numbers; several
-    columns of one process share it.
+    columns of one process share it. `order` is what equal items are ordered by: numbers are each store's own, item_ids
+    are the same on every machine.
     """
 
     def __init__(self, category_codes: dict[str, int]) -> None:
@@ -32,6 +35,8 @@ class CatalogueColumns:
         self.first_seen = np.zeros(0, np.int64)  # event time of the first entry, milliseconds, 0 never
         self.categories: list[frozenset[int]] = []
         self.features: list[Mapping[str, Feature]] = []
+        self.order = np.zeros(0, np.uint64)  # xxh64 of the item_id
+        self._num_identified = 0
 
     def load(self, txn: Txn, store: Store) -> None:
         """Take over all that a store holds."""
@@ -47,11 +52,20 @@ class CatalogueColumns:
             self.upserted = _extended(self.upserted, capacity, False)
             self.deleted = _extended(self.deleted, capacity, False)
             self.published_at = _extended(self.published_at, capacity, 0)
+            self.order = _extended(self.order, capacity, 0)
             self.categories += [_NO_CATEGORIES] * (capacity - len(self.categories))
             self.features += [_NO_FEATURES] * (capacity - len(self.features))
         if size > len(self.first_seen):
             self.first_seen = _extended(self.first_seen, len(self.available), 0)
         self.size = max(self.size, size)
+
+    def identify(self, dictionary: Dictionary) -> None:
+        """Take the item_ids of the items up to `size` that were not taken yet."""
+        new = range(self._num_identified, self.size)
+        self.order[new.start : new.stop] = np.fromiter(
+            (xxh64_intdigest(dictionary.name(k).encode()) for k in new), np.uint64
+        )
+        self._num_identified = self.size
 
     def apply(self, number: int, item: CatalogueItem) -> None:
         """Take an upsert or a tombstone of an item."""

@@ -91,6 +91,7 @@ class Home(Generic[ModelT]):
             self.catalogue = CatalogueColumns(self._category_codes)
             self.catalogue.load(txn, store)
         self.catalogue.grow(self.num_items)
+        self.catalogue.identify(self.dictionary)
         self.fold_version = version
 
     def _catch_up_learn(self, store: Store, txn: Txn, decoded: Decoded) -> None:

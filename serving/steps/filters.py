@@ -39,6 +39,7 @@ class Filter:
         if moment.request.candidates is None and num_unseen < moment.request.n:
             widen(moment)
             self._keep_allowed(moment, never)
+            moment.keep(np.argsort(moment.home.catalogue.order[moment.candidates]))  # by number until here
             num_unseen = len(moment.candidates) - int(np.count_nonzero(was_seen[moment.candidates]))
         is_shown = ~was_seen
         if num_unseen < moment.request.n:

@@ -81,4 +81,4 @@ def newness(home: Home[Model], items: NDArray[np.int64] | slice) -> NDArray[np.i
 
 def newest(home: Home[Model], k: int) -> NDArray[np.int64]:
     """The k items published or first seen last, newest first."""
-    return top(newness(home, slice(home.num_items)), k)
+    return top(newness(home, slice(home.num_items)), k, home.catalogue.order)

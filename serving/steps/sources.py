@@ -74,7 +74,7 @@ class Sources:
             return
         popular = next((each for each in home.models.values() if isinstance(each, Popularity)), None)
         if popular is not None:
-            yield "popularity", popular.top(config.num_popular)
+            yield "popularity", popular.top(config.num_popular, moment.query.order)
         yield "newest", newest(home, config.num_newest)
 
     def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, NDArray[np.int64]]]:
@@ -83,7 +83,7 @@ class Sources:
             if issubclass(type(model), Proposer):
                 proposed = cast("Proposer", model).candidates(query, k)
                 return [(name, items[0]) for name, items in proposed.items()]
-            return [(model.name, best_items(model.score(query), k)[0])]
+            return [(model.name, best_items(model.score(query), k, query.order)[0])]
         except MODEL_ERRORS as error:
             self._errors.inc()
             _LOG.warning("model %s proposes nothing: %s", model.name, error, exc_info=True)

@@ -135,9 +135,9 @@ class NoSink:
         pass
 
 
-def answers(home: Path, users: list[str]) -> Mapping[str, dict[str, object]]:
+def answers(home: Path, users: list[str], fold: str = "fold", learn: str = "learn") -> Mapping[str, dict[str, object]]:
     """What a service over the home's stores as they stand recommends; the slates are not logged."""
-    view = View(home / "fold", home / "learn", lambda _: build_models(MODELS, 0))
+    view = View(home / fold, home / learn, lambda _: build_models(MODELS, 0))
     service = Service(ServiceConfig(home), view, NoSink(), lambda: int(time.time() * 1000), SignalTable())
     client = Client(service)
     try:

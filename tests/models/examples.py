@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model, Query
+from models.examples import cut
 from models.tables import CellTable, RowTable
 
 START_MS = 1_700_000_000_000
@@ -41,13 +42,7 @@ def as_batches(clicks: Sequence[Click], sizes: Sequence[int]) -> list[Batch]:
         weights=np.where(items % 5 == 0, 2.0, 1.0).astype(np.float32),
     )
     ends = [*np.cumsum(sizes)[np.cumsum(sizes) < len(clicks)].tolist(), len(clicks)]
-    return [part(whole, slice(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def part(batch: Batch, rows: slice) -> Batch:
-    """Some examples of a batch."""
-    query = Query(**{name: getattr(batch.query, name)[rows] for name in Query.__dataclass_fields__})
-    return Batch(query, batch.items[rows], batch.labels[rows], batch.weights[rows])
+    return [cut(whole, slice(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def random_clicks(num: int, seed: int = 0, num_items: int = 40) -> list[Click]:

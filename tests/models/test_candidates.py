@@ -21,6 +21,18 @@ def test_the_greatest_k_are_those_of_a_sort_whatever_their_number_and_ties(
     assert (np.diff(places)[ties] > 0).all()
 
 
+@given(st.integers(0, 1500), st.integers(0, 200), st.integers(1, 500), st.integers(0, 2**32 - 1))
+def test_with_an_order_the_greatest_k_do_not_depend_on_where_they_stand(
+    size: int, k: int, num_distinct: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values, order = rng.integers(num_distinct, size=size), rng.permutation(size).astype(np.uint64)
+    moved = rng.permutation(size)
+    here, there = top(values, k, order), top(values[moved], k, order[moved])
+    np.testing.assert_array_equal(order[here], order[moved][there])
+    np.testing.assert_array_equal(here, np.lexsort((order, -values))[:k])
+
+
 def test_one_query_and_many_find_the_same_items() -> None:
     scores = np.random.default_rng(0).standard_normal((3, 5000)).astype(np.float32)
     whole = best_items(scores, 60)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from models.base import PAD, Model, Query
+from models.examples import cut
 from models.registry import MODELS, build_models
 from models.tables import RowTable
-from tests.models.examples import Store, as_batches, as_bytes, learn, part, random_clicks, table_arrays
+from tests.models.examples import Store, as_batches, as_bytes, learn, random_clicks, table_arrays
 
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
 BATCHES = as_batches(random_clicks(600), [64] * 20)
@@ -133,7 +134,7 @@ def test_an_empty_batch_teaches_nothing(name: str) -> None:
     models = built(name)
     learn(models, BATCHES[:2])
     before = as_bytes(models)
-    learn(models, [part(BATCHES[2], slice(0, 0))])
+    learn(models, [cut(BATCHES[2], slice(0, 0))])
     assert as_bytes(models) == before
 
 

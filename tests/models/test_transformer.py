@@ -59,6 +59,18 @@ def test_scores_are_dot_products_of_states_and_item_vectors() -> None:
     np.testing.assert_allclose(model.score(query), model.encode(query) @ model.item_vectors().T, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_items", [1, 15, 16, 17, 1023, 1025, 3001])
+def test_a_score_does_not_depend_on_the_items_number(num_items: int) -> None:
+    here, there = built(), built()
+    vectors = np.random.default_rng(0).standard_normal((num_items, SMALL.width)).astype(np.float32)
+    moved = np.random.default_rng(1).permutation(num_items)
+    here.items.load(np.arange(num_items), vectors)
+    there.items.load(np.arange(num_items), vectors[moved])
+    nobody = cut_query(BATCHES[0].query, slice(0, 1))
+    nobody = replace(nobody, items=np.full_like(nobody.items, -1))
+    np.testing.assert_array_equal(here.score(nobody)[:, moved], there.score(nobody))
+
+
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_one_query_is_encoded_as_among_many(num_layers: int) -> None:
     model = built(config=replace(SMALL, num_layers=num_layers))

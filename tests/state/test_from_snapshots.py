@@ -23,6 +23,7 @@ from state.view import View
 from stream.fold import FoldStage
 from stream.learn import LearnStage
 from stream.source import IterableSource
+from tests.commands.whole_system import answers
 from tests.stream.helpers import NOW, named_dump, random_events, stamped, value
 
 MODELS = ["blend"]
@@ -121,6 +122,24 @@ def test_a_node_from_snapshots_is_like_one_that_followed_all_along(
         follow(followed, stages)
         follow(begun, stages)
         assert contents(begun) == contents(followed)
+
+
+def test_two_nodes_give_the_same_lists_wherever_they_began(stages: Stages, tmp_path: Path) -> None:
+    with (
+        ExitStack() as stack,
+        Store(tmp_path / "one" / "follow", "follow", writer=True) as one,
+        Store(tmp_path / "other" / "follow", "follow", writer=True) as other,
+    ):
+        stages.grow(300)
+        kept = snapshots(stages, tmp_path / "snapshots", stack)
+        begin_from(other, {name: kept[name] for name in stages.folds}, kept[LEARN], NOW)
+        stages.grow(700)
+        follow(one, stages)
+        follow(other, stages)
+    users = [f"u{number}" for number in range(10)] + ["nobody"]
+    found = answers(tmp_path / "one", users, "follow", "follow")
+    assert found == answers(tmp_path / "other", users, "follow", "follow")
+    assert all(len(reply["items"]) == 10 for reply in found.values())  # type: ignore[arg-type]
 
 
 def test_a_server_that_reads_the_store_takes_in_what_it_begins_with(stages: Stages, tmp_path: Path) -> None:
