@@ -8,8 +8,9 @@ with the comparison (tests/chaos): every acknowledged event is there, none twice
 catalogue, dictionary, counters, totals, dead letters and offsets are the bytes of a run without kills; LMDB finds each
 file sound.
 
-With `--kafka` all kills hit fold, learner, follower, the stages' shippers, a writer (what a replica runs) and the
-broker itself, each as often, on a real Kafka of one node; then the node that follows must hold what both stages hold.
+With `--kafka` nine in ten kills hit fold, learner, follower, the stages' shippers, a writer (what a replica runs) and
+the broker itself, each as often, on a real Kafka of one node; then the node that follows must hold what both stages
+hold. The tenth hits the HTTP replicas of a `runnel up` on a Kafka, under HTTP load.
 
 The state file holds the seed and what is done; a run with the same file goes on from there, and `--for` ends it after
 the batch that passes so many seconds. A home with a finding is kept, and its path printed; then the exit code is 1.
@@ -32,11 +33,13 @@ from rich.console import Console
 from benchmarks.report import Row, conditions, report
 from tests.chaos.batch import STAGES, WRITERS, Outcome, run_batch
 from tests.chaos.kafka_batch import TARGETS, run_kafka_batch
+from tests.chaos.kafka_replicas import run_replica_batch
 from tests.chaos.system_batch import run_system_batch
 
 SHARES = {"stage": 0.70, "writer": 0.15, "replica": 0.10, "tree": 0.05}
-KAFKA = "kafka"  # the kind of `--kafka`
-BATCH = {"stage": 50, "writer": 50, "replica": 20, "tree": 5, KAFKA: 28}  # kills between two comparisons
+KAFKA_SHARES = {"kafka": 0.90, "kafka replica": 0.10}
+# Kills between two comparisons
+BATCH = {"stage": 50, "writer": 50, "replica": 20, "tree": 5, "kafka": 28, "kafka replica": 20}
 
 
 class Tally(msgspec.Struct):
@@ -69,8 +72,10 @@ class Campaign(msgspec.Struct):
 
 def run(kind: str, folder: Path, num_kills: int, rng: np.random.Generator) -> Outcome:
     """One batch. AssertionError where it does not come to its end."""
-    if kind == KAFKA:
+    if kind == "kafka":
         return run_kafka_batch(folder, rng, np.resize(TARGETS, num_kills).tolist())
+    if kind == "kafka replica":
+        return run_replica_batch(folder, rng, num_kills)
     if kind in ("stage", "writer"):
         return run_batch(folder, rng, num_kills, STAGES if kind == "stage" else WRITERS)
     return run_system_batch(folder, rng, num_kills, "replica" if kind == "replica" else "tree")
@@ -109,7 +114,8 @@ def main(
 ) -> None:
     """Go on with the campaign in the state file `resume` until `kills` are done."""
     campaign, console, began = Campaign.load(resume, seed), Console(stderr=True), time.monotonic()
-    wanted = {KAFKA: kills} if kafka else {kind: round(SHARES[kind] * kills) for kind in kinds.split(",")}
+    shares = KAFKA_SHARES if kafka else {kind: SHARES[kind] for kind in kinds.split(",")}
+    wanted = {kind: round(share * kills) for kind, share in shares.items()}
     while True:
         left = {kind: count - campaign.done[kind].kills for kind, count in wanted.items()}
         kind = max(left, key=lambda each: left[each] / BATCH[each])

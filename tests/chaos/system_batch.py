@@ -20,7 +20,7 @@ from state.dump import dump
 from state.offsets import get_offsets
 from state.soundness import unsound
 from state.store import Store
-from stream.log import EventLog
+from stream.log import EventLog, LogSource
 from tests.chaos.batch import AIMED_SECONDS, AIMED_SHARE, STARTING_SHARE, Outcome, await_commit
 from tests.commands.whole_system import (
     READY_SECONDS,
@@ -51,7 +51,7 @@ def run_system_batch(
                 _kill_a_tree(home, port, rng)
         with up(home, port) as process:
             if target == "replica":
-                _kill_replicas(home, port, rng, num_kills)
+                kill_replicas_at_random(home, port, rng, num_kills)
             for load in loads:
                 load.stop()
             wait_until(lambda: _is_settled(home, port), "all is learned and served", SETTLE_SECONDS)
@@ -67,7 +67,8 @@ def run_system_batch(
     return Outcome(num_kills, end, findings + [f"log: {finding}" for finding in unsound(home / "log")])
 
 
-def _kill_replicas(home: Path, port: int, rng: np.random.Generator, num_kills: int) -> None:
+def kill_replicas_at_random(home: Path, port: int, rng: np.random.Generator, num_kills: int) -> None:
+    """SIGKILL to all replicas again and again, some while they start, some just after a commit."""
     killed = 0
     while killed < num_kills:
         if rng.random() >= STARTING_SHARE:
@@ -131,7 +132,7 @@ def _log_findings(log: EventLog, acknowledged: set[str]) -> Iterator[str]:
 
 
 def _content_findings(home: Path, log: EventLog, base: Path) -> Iterator[str]:
-    for name, parts in uninterrupted(log, base).items():
+    for name, parts in uninterrupted(LogSource(log), base).items():
         with Store(home / name) as store:
             yield from (f"{name}: {finding}" for finding in store.verify())
             found = dump(store)

@@ -9,6 +9,7 @@ import pytest
 from tests.chaos.batch import STAGES, WRITERS, run_batch
 from tests.chaos.kafka_batch import SHIPPERS, run_kafka_batch
 from tests.chaos.kafka_batch import STAGES as KAFKA_STAGES
+from tests.chaos.kafka_replicas import run_replica_batch
 
 
 @pytest.mark.parametrize(("targets", "num_kills"), [(STAGES, 20), (WRITERS, 10)], ids=["stages", "writers"])
@@ -25,3 +26,8 @@ def test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none(t
     outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), targets)
     assert outcome.findings == []
     assert outcome.events > 500
+
+
+@pytest.mark.timeout(300)
+def test_after_kills_of_http_replicas_nothing_that_was_acknowledged_is_missing_on_the_kafka(tmp_path: Path) -> None:
+    assert run_replica_batch(tmp_path, np.random.default_rng(5), 3).findings == []

@@ -12,7 +12,7 @@ import pytest
 
 from state.meta import get_version
 from state.store import Store
-from stream.log import PARTITION, EventLog
+from stream.log import PARTITION, EventLog, LogSource
 from tests.commands.whole_system import (
     HttpLoad,
     answers,
@@ -112,7 +112,7 @@ def test_after_kill_9_of_everything_under_load_nothing_is_lost_or_twice_and_list
     logged = event_ids(log)
     assert len(logged) == len(set(logged)) > 100
     assert load.acknowledged <= set(logged)
-    found, reference = dumps(home), uninterrupted(log, tmp_path / "uninterrupted")
+    found, reference = dumps(home), uninterrupted(LogSource(log), tmp_path / "uninterrupted")
     log.close()
     for store, parts in reference.items():
         for part, content in parts.items():

@@ -26,9 +26,10 @@ from state.store import Store
 from state.view import View
 from stream.fold import FoldStage
 from stream.learn import LearnStage
-from stream.log import EventLog, LogSource
+from stream.log import EventLog
 from stream.run import FOLD_NAME
 from stream.sink import Value
+from stream.source import EventSource
 from tests.serving.helpers import Client, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,13 +165,12 @@ def dumps(home: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-def uninterrupted(log: EventLog, base: Path) -> dict[str, dict[str, bytes]]:
-    """The same of stages that read the log from its beginning in one go."""
+def uninterrupted(source: EventSource, base: Path) -> dict[str, dict[str, bytes]]:
+    """The same of stages that read a log from its beginning in one go."""
     with Store(base / "fold", "fold", writer=True) as folded, Store(base / "learn", "learn", writer=True) as learned:
-        fold = FoldStage(folded, LogSource(log))
+        fold, ends = FoldStage(folded, source), source.end_offsets()
         learn = LearnStage(learned, {FOLD_NAME: StoreSource(folded)}, build_models(["blend"]), np.random.default_rng(0))
-        while fold.step().num_messages:
-            pass
+        wait_until(lambda: fold.step().num_messages == 0 and fold.offsets == ends, "all is folded", 120)
         while learn.step(0).num_deltas:
             pass
         return {"fold": dump(folded), "learn": dump(learned)}
