@@ -132,7 +132,7 @@ def run_batch(folder: Path, rng: np.random.Generator, num_kills: int, targets: t
 
 
 def await_commit(home: Path, name: str, seconds: float = 1.0) -> None:
-    """Return just after the next commit to the store of this stage or to the writers' log, or after the time where
+    """Return just after the next commit to the store of that name, or to the writers' log, or after the time where
     there is none (the process still starts)."""
     with ExitStack() as stack:
         try:
@@ -146,7 +146,7 @@ def await_commit(home: Path, name: str, seconds: float = 1.0) -> None:
 
 def _commits(stack: ExitStack, home: Path, name: str) -> Callable[[], int]:
     """What tells the number of the newest commit."""
-    if name not in STAGES:
+    if name == "log" or name in WRITERS:
         log = EventLog(home / "log")
         stack.callback(log.close)
         return log.last_commit

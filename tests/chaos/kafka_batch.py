@@ -29,7 +29,7 @@ from stream.kafka_source import KafkaSource
 from stream.learn import LearnStage
 from stream.run import FOLD_NAME
 from tests.brokers import Cluster
-from tests.chaos.batch import AIMED_SECONDS, AIMED_SHARE, STARTING_SHARE, Outcome, await_commit
+from tests.chaos.batch import AIMED_SECONDS, AIMED_SHARE, AT_ONCE_SHARE, STARTING_SHARE, Outcome, await_commit
 from tests.stream.helpers import named_dump
 from tests.stream.waiting import stored_offsets, wait_until
 
@@ -128,17 +128,23 @@ class Crew:
             return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, process_group=0)
 
 
-def run_kafka_batch(folder: Path, rng: np.random.Generator, targets: Sequence[str]) -> Outcome:
-    """Kill these targets in a drawn order at random instants under load, in `folder`, which must be empty."""
+def run_kafka_batch(
+    folder: Path, rng: np.random.Generator, targets: Sequence[str], aimed_share: float = AIMED_SHARE
+) -> Outcome:
+    """Kill these targets in a drawn order at random instants under load, in `folder`, which must be empty.
+
+    Of the kills `aimed_share` come just after a commit, half of these as soon as it shows.
+    """
     crew = Crew(folder)
     try:
         for name in rng.permutation(np.array(targets)).tolist():
             if rng.random() >= STARTING_SHARE:
                 crew.await_work()
             sleep(rng.uniform(0.0, 0.5))  # the instant, not a wait
-            if rng.random() < AIMED_SHARE:
+            if rng.random() < aimed_share:
                 await_commit(crew.home, name.removeprefix("ship-") if name in (*STAGES, *SHIPPERS) else "fold")
-                sleep(rng.choice([0.0, rng.uniform(0.0, AIMED_SECONDS)]))
+                if rng.random() >= AT_ONCE_SHARE:
+                    sleep(rng.uniform(0.0, AIMED_SECONDS))
             crew.kill(name)
         crew.finish()
         findings = [*crew.findings, *_log_findings(crew), *_content_findings(crew.home, crew.config)]

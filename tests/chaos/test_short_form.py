@@ -22,8 +22,8 @@ def test_after_kills_at_random_instants_all_is_as_if_there_had_been_none(
 
 
 def test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none(tmp_path: Path) -> None:
-    targets = [*KAFKA_STAGES * 3, *SHIPPERS, "writer", "broker"]
-    outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), targets)
+    targets = [*KAFKA_STAGES * 5, *SHIPPERS, "writer", "broker"]
+    outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), targets, aimed_share=1.0)
     assert outcome.findings == []
     assert outcome.events > 500
 
