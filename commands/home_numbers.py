@@ -41,9 +41,12 @@ class Numbers:
 def read_numbers(home: Path, has_log: bool = True) -> Numbers:
     """What the processes of a home count, and what its log and stores tell; those that cannot be read are left out."""
     metrics = list(read_slots(home / "run" / "metrics"))
-    if any((home / part).is_dir() for part in ("log", "fold")):
+    if any((home / part).is_dir() for part in ("log", "fold", "learn", "follow")):
         with ExitStack() as stack:
-            fold, learn = _opened(home / "fold", stack), _opened(home / "learn", stack)
+            if (home / "follow").is_dir():  # a node, whose one store holds both
+                fold = learn = _opened(home / "follow", stack)
+            else:
+                fold, learn = _opened(home / "fold", stack), _opened(home / "learn", stack)
             log = EventLog(home / "log") if has_log and (home / "log").is_dir() else None
             if log is not None:
                 stack.callback(log.close)

@@ -17,7 +17,7 @@ from state.lock import is_held
 from state.meta import get_held, get_rebuilds
 from state.store import Store, StoreError
 
-_STAGES = ("fold", "learn")
+_STAGES = ("fold", "learn", "follow")
 _RATE_SECONDS = 1.0  # between the two looks that rates are measured with
 _NUM_WRONGS = 5
 
@@ -28,8 +28,8 @@ def read_status(settings: Settings) -> dict[str, object]:
     CommandError where nothing runs on the home and nothing is stored in it.
     """
     home, note = settings.home, holder(settings.home)
-    stages = {stage: is_held(home / stage / "writer.lock") for stage in _STAGES}
-    if note is None and not any((home / stage).is_dir() for stage in _STAGES):
+    stages = {stage: is_held(home / stage / "writer.lock") for stage in _STAGES if (home / stage).is_dir()}
+    if note is None and not stages:
         demo = home / "demo"
         hint = f" (a demo does: --home {demo})" if holder(demo) is not None else ""
         raise CommandError(f"nothing runs on {home}{hint}: start it with `runnel up`, or name another --home")

@@ -12,7 +12,10 @@ from commands.errors import CommandError
 from commands.read_status import read_status
 from commands.settings import load_settings
 from commands.status_tables import status_tables
+from state.follower import LEARN, Follower, StoreSource
 from state.meta import put_held
+from state.signals import SignalTable
+from state.store import Store
 from tests.serving.helpers import Loop, open_loop, view
 
 
@@ -89,3 +92,24 @@ def test_an_empty_home_is_refused_and_nothing_is_made_in_it(tmp_path: Path) -> N
     with pytest.raises(CommandError, match="nothing runs on"):
         status(tmp_path / "home")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_nodes_home_tells_the_versions_that_it_has_followed(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    node = tmp_path_factory.mktemp("node")
+    with (
+        Store(node / "follow", "follow", writer=True) as store,
+        Store(home / "fold") as fold,
+        Store(home / "learn") as learn,
+    ):
+        follower = Follower(store, SignalTable(), folds=["fold"])
+        for name, source in (("fold", fold), (LEARN, learn)):
+            while follower.step(name, StoreSource(source), 0):
+                pass
+    state = status(node)
+    assert (state["events_total"], state["model_version"]) == (3, 1)
+    assert part(state, "stages") == {"follow": part(state, "stages", "follow")}
+    assert part(state, "stages", "follow", "state") == "not running"
+    assert part(state, "models", "popularity", "held") is None
+    status_tables(state)
