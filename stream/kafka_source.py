@@ -23,6 +23,7 @@ _OURS: ClientSettings = {
     "isolation_level": "read_committed",
     "allow_auto_create_topics": False,
     "max_poll_records": 5_000,
+    "max_partition_fetch_bytes": 4 << 20,  # what a commit takes, or a fold far behind commits more often than it must
     "fetch_max_wait_ms": 100,
     "request_timeout_ms": 10_000,
 }
