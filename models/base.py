@@ -26,6 +26,7 @@ class Query:
     at: NDArray[np.int64]  # [Q, L] event time, milliseconds
     in_session: NDArray[np.bool_]  # [Q, L] entry belongs to the session of the moment
     now: NDArray[np.int64]  # [Q] event time of the moment, milliseconds
+    users: NDArray[np.object_] | None = None  # [Q] ids (bytes) of whose they are; None: nobody's, as users unknown
     order: NDArray[np.uint64] | None = None  # by item: of equal scores the least comes first; None: the least number
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.base import Batch, Query
 from models.candidates import picked
+from models.examples import newest_wanted
 from models.memo import Memo
 from models.popularity import Popularity
 from models.tables import CellTable, RowTable
@@ -19,15 +20,17 @@ from models.tables import CellTable, RowTable
 class CovisitationConfig:
     """How far back a session counts, and how large the table may grow."""
 
-    window: int = 5  # newest wanted entries of the session that count
-    decay: float = 0.6  # in scoring, weight of the k-th newest entry is decay^k
+    window: int = 20  # newest wanted entries of the session that a taking is counted with
+    fading: float = 0.5  # in counting, the k-th newest of them, from 1 on, counts k^-fading
+    num_scored: int = 10  # newest of them that say what is taken next
+    decay: float = 0.7  # in scoring, weight of the k-th newest entry, from 0 on, is decay^k
     damping: float = 0.25  # power of an item's takings that a count is divided by: 0 none, 0.5 cosine
     max_cells: int = 512  # neighbours kept of an item, see CellTable
     fallback: float = 1e-6  # the most that an item's takings add: they order items that no session joined
 
 
 class Covisitation:
-    """Symmetric counts C[i, j]: how often i and j were taken within `window` takings of one session.
+    """Symmetric counts C[i, j]: how often i and j were taken within `window` takings of one session, nearer ones more.
 
     An item scores sum_k decay^k C[i_k, j] / (n_{i_k} n_j)^damping, i_0 being the newest entry of the session and n how
     often an item was taken (streaming item cosine with damping below 1/2), plus a share of `fallback` that grows with
@@ -41,6 +44,8 @@ class Covisitation:
         self.config = config or CovisitationConfig()
         self.cells = CellTable(self.config.max_cells)
         self.takings = Popularity()
+        # In 1024ths: sums of these are exact, and so the same in whatever order they are added up.
+        self._shares = [round(1024 * k**-self.config.fading) / 1024 for k in range(1, self.config.window + 1)]
         self._memo = Memo((self.cells, self.takings.counts))
         self._taken: tuple[int, NDArray[np.float32], NDArray[np.float32]] | None = None  # changes, what follows of them
 
@@ -58,9 +63,10 @@ class Covisitation:
         targets, weights = batch.items[taken], batch.weights[taken].astype(np.float64)
         columns = zip(self.newest(batch.query)[taken].tolist(), targets.tolist(), weights.tolist(), strict=True)
         for rows, target, weight in columns:
-            others = [row for row in rows if row >= 0 and row != target]
-            if others:
-                self.cells.add_pairs(target, others, weight)
+            shares = zip(rows, self._shares, strict=True)
+            pairs = [(row, weight * share) for row, share in shares if row >= 0 and row != target]
+            if pairs:
+                self.cells.add_pairs(target, pairs)
         return math.nan
 
     def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -73,7 +79,7 @@ class Covisitation:
     def _score(self, query: Query) -> NDArray[np.float32]:
         damping, fallback = self._by_takings()
         scores = np.repeat(fallback[None, :], len(query.now), axis=0)
-        for row_scores, rows in zip(scores, self.newest(query).tolist(), strict=True):
+        for row_scores, rows in zip(scores, self.newest(query)[:, : self.config.num_scored].tolist(), strict=True):
             for age, row in enumerate(rows):
                 if row < 0:
                     break
@@ -94,11 +100,7 @@ class Covisitation:
 
     def newest(self, query: Query) -> NDArray[np.int64]:
         """[Q, window] newest wanted items of each session, newest first, PAD (-1) behind them."""
-        wanted = query.in_session & (query.labels > 0)
-        items = np.where(wanted, query.items, -1)[:, ::-1]
-        order = np.argsort(items < 0, axis=1, kind="stable")[:, : self.config.window]  # wanted first
-        missing, found = self.config.window - order.shape[1], np.take_along_axis(items, order, axis=1)
-        return np.pad(found, ((0, 0), (0, missing)), constant_values=-1) if missing else found
+        return newest_wanted(query.items, query.in_session & (query.labels > 0), self.config.window)
 
     def _by_takings(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """[num_items] takings to the power of -damping, 0 for an item never taken; and [num_items] the fallback."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from models.base import Query
+
 
 class RecentItems:
     """The last `capacity` items taken, and how often each stands among them: the stream's frequencies of now.
@@ -63,3 +65,17 @@ def inclusion(shares: NDArray[np.float64], num_drawn: int, num_uniform: int, num
     missed = num_drawn * np.log1p(-np.minimum(shares, 0.999)) + num_uniform * np.log1p(-1.0 / max(num_items, 2))
     chance: NDArray[np.float64] = -np.expm1(missed)
     return chance
+
+
+def not_competing(query: Query, columns: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[B, C] which of the columns, ascending items, do not compete with a target: itself (its place among the columns,
+    -1 where it is none of them), and the items of its session."""
+    rows, entries = np.nonzero(query.in_session)
+    items = query.items[rows, entries]
+    places = np.minimum(np.searchsorted(columns, items), len(columns) - 1)
+    found = columns[places] == items
+    hidden = np.zeros((len(targets), len(columns)), np.bool_)
+    hidden[rows[found], places[found]] = True
+    among = np.flatnonzero(targets >= 0)
+    hidden[among, targets[among]] = True
+    return hidden

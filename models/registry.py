@@ -8,10 +8,12 @@ from typing import Final
 
 import numpy as np
 
+from models.ai2v import AI2V, AI2VConfig
 from models.base import Model
 from models.blend import Blend, BlendConfig, BlendParts
 from models.configured import Configs, configured
 from models.covisitation import Covisitation, CovisitationConfig
+from models.item2vec import Item2Vec, Item2VecConfig
 from models.popularity import Popularity, PopularityConfig
 from models.transformer import Transformer, TransformerConfig
 
@@ -23,6 +25,8 @@ MODELS: Final[dict[str, Build]] = {
     "recent": lambda _rng, _parts, keys: _popularity("recent", 3600.0, keys),
     "trending": lambda _rng, _parts, keys: _popularity("trending", 600.0, keys),
     "covisitation": lambda _rng, _parts, keys: Covisitation(configured("covisitation", CovisitationConfig(), keys)),
+    "item2vec": lambda rng, _parts, keys: Item2Vec(rng, configured("item2vec", Item2VecConfig(), keys)),
+    "ai2v": lambda rng, _parts, keys: AI2V(rng, configured("ai2v", AI2VConfig(), keys)),
     "transformer": lambda rng, _parts, keys: Transformer(rng, configured("transformer", TransformerConfig(), keys)),
 }
 PARTS: Final[dict[str, tuple[str, ...]]] = {"blend": tuple(field.name for field in fields(BlendParts))}

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from models.attention import Encoder
 from models.optimizer import FlatWeights
+from models.softmax_loss import sampled_softmax
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-HIDDEN: Final = -1e4  # logit of what does not compete; finite, so that a lone target has a gradient (of 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,8 @@ def gradient_of(encoder: Encoder, weights: FlatWeights, step: Step) -> Gradient:
     states = encoder(entries, *map(placed, others))[:, 0]
     logits = states @ vectors[placed(step.columns)].T
     target = logits.gather(1, placed(step.targets)[:, None])[:, 0]
-    competing = (logits - placed(step.log_chance)).masked_fill(placed(step.hidden), HIDDEN)
-    margin = torch.logsumexp(competing, dim=1) - target
-    losses = functional.softplus(margin * placed(step.signs)) * placed(step.weights)
-    loss = losses.sum() / placed(step.total_weight)
+    losses = sampled_softmax(logits, target, placed(step.log_chance), placed(step.hidden), placed(step.signs))
+    loss = (losses * placed(step.weights)).sum() / placed(step.total_weight)
     weights.gradient.zero_()
     loss.backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is not None

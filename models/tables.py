@@ -1,7 +1,7 @@
 # Tables that grow with the stream and know which rows changed since the last delta.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -117,11 +117,11 @@ class CellTable:
         else:
             self._add_cell(row, cells, column, amount)
 
-    def add_pairs(self, item: int, others: Sequence[int], amount: float) -> None:
-        """Add to the cells that an item has with each of the others, in its row and in theirs: two calls of `add` for
-        each pair, in half of their time."""
+    def add_pairs(self, item: int, others: Iterable[tuple[int, float]]) -> None:
+        """Add amounts to the cells that an item has with each of the others, in its row and in theirs: two calls of
+        `add` for each pair, in half of their time."""
         cells, touched = self._opened(item)
-        for other in others:
+        for other, amount in others:
             if item not in self.rows:  # pruned to nothing since
                 cells, touched = self._opened(item)
             touched.add(other)

@@ -4,26 +4,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.attention import Encoder
-from models.base import PAD, Batch, Query
+from models.base import Batch, Query
 from models.candidates import picked
 from models.checks import check_batch, num_items_of
 from models.encode_one import Entries, encode_one
-from models.examples import cut
+from models.examples import in_steps, newest_entries
 from models.memo import Memo
-from models.negatives import RecentItems, inclusion
+from models.negatives import RecentItems, inclusion, not_competing
 from models.optimizer import DenseAdam, FlatWeights, adagrad_rows
 from models.random_state import generator_state, load_generator_state
 from models.step import Compute, Step, gradient_of
 from models.tables import CellTable, RowTable
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 _Others: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -84,10 +83,7 @@ class Transformer:
             return math.nan
         self._grow(batch)
         self.recent.add(batch.items[batch.labels > 0], self.items.size)
-        starts = range(0, len(batch.items), self.config.max_step)
-        parts = [cut(batch, slice(start, start + self.config.max_step)) for start in starts]
-        losses = [self._update(part) for part in parts]
-        return float(np.average(losses, weights=[len(part.items) for part in parts]))
+        return in_steps(batch, self.config.max_step, self._update)
 
     def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Dot products of states and item vectors; -inf for an unknown item."""
@@ -166,18 +162,10 @@ class Transformer:
 
     def _inputs(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Others]:
         """[Q, window] item numbers, which have a vector, and what else the encoder takes of each entry."""
-        window = self.config.window
-        missing = max(window - query.items.shape[1], 0)
-
-        def newest(values: NDArray[_Scalar], fill: int) -> NDArray[_Scalar]:
-            newest = values[:, -window:]
-            return np.pad(newest, ((0, 0), (missing, 0)), constant_values=fill) if missing else newest
-
-        items, labels = newest(query.items, PAD), newest(query.labels, 0)
-        signals, in_session = newest(query.signals, 0), newest(query.in_session, 0)
-        known = self.items.has(items)
-        others = (items >= 0, labels > 0, signals.astype(np.int64), in_session.astype(np.int64))
-        return items.astype(np.int64), known, others
+        newest = newest_entries(query, self.config.window)
+        others = (newest.items >= 0, newest.labels > 0, newest.signals.astype(np.int64))
+        known = self.items.has(newest.items)
+        return newest.items.astype(np.int64), known, (*others, newest.in_session.astype(np.int64))
 
     def _update(self, batch: Batch) -> float:
         """One step; the loss before it. A step with a gradient that is not finite is refused and counted: then inf."""
@@ -216,7 +204,7 @@ class Transformer:
             known,
             *others,
             targets,
-            _hidden(batch.query, columns, targets),
+            not_competing(batch.query, columns, targets),
             np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32),
             weights,
         )
@@ -231,15 +219,3 @@ class Transformer:
         num_drawn = len(targets) + len(drawn)
         chance = inclusion(self.recent.shares(columns), num_drawn, len(uniform), self.items.size)
         return columns, chance.astype(np.float32)
-
-
-def _hidden(query: Query, columns: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[B, C] what does not compete with a target: itself, and the items of its session."""
-    rows, entries = np.nonzero(query.in_session)
-    items = query.items[rows, entries]
-    places = np.minimum(np.searchsorted(columns, items), len(columns) - 1)
-    found = columns[places] == items
-    hidden = np.zeros((len(targets), len(columns)), np.bool_)
-    hidden[rows[found], places[found]] = True
-    hidden[np.arange(len(targets)), targets] = True
-    return hidden

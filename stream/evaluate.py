@@ -3,16 +3,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.base import Model
+from models.base import Batch, Model
 from models.registry import build_models
 from state.follower import StoreSource
 from state.store import Store
@@ -29,13 +30,6 @@ BATCH_EVENTS = 256  # events between two updates of the models
 STEP_BATCHES = 32  # batches of one commit: what is on disk changes no figure
 NUM_POINTS = 100  # of the running metric
 MAP_SIZE_BYTES = 32 << 30
-# A test needs all of a session, so a record's whole sequence is read; each model cuts its own window from it.
-LEARN = LearnConfig(
-    batch_size=BATCH_EVENTS,
-    max_entries_per_step=BATCH_EVENTS * STEP_BATCHES,
-    examples=ExampleConfig(max_entries=200),
-    prequential=PrequentialConfig(rows_per_batch=0),
-)
 
 
 def run_evaluation(name: str, models: tuple[str, ...], data: Path, out: Path, limit: int | None, seed: int) -> None:
@@ -50,33 +44,52 @@ def run_evaluation(name: str, models: tuple[str, ...], data: Path, out: Path, li
     console = Console()
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with bar, tempfile.TemporaryDirectory(prefix="runnel-evaluate-") as folder:
-        run = Run(Path(folder), built, models, seed)
-        task = bar.add_task(f"{name}, {PROTOCOL}", total=num_events)
-        for num_learned in run.steps(events, num_events):
+        protocol = SessionPreq(models)
+        run, points = Run(Path(folder), built, protocol, seed), list[Point]()
+        task, next_point = bar.add_task(f"{name}, {PROTOCOL}", total=num_events), num_events / NUM_POINTS
+        for num_learned in run.steps(events):
             bar.update(task, completed=num_learned)
+            if num_learned >= next_point:
+                points += _points_since(run, protocol)
+                next_point = num_learned + num_events / NUM_POINTS
+        points += _points_since(run, protocol)
     evaluation = Evaluation(
         stream=name,
         protocol=PROTOCOL,
         events=run.num_events,
-        tests=run.protocol.tests,
+        tests=protocol.tests,
         seconds=run.span_seconds,
         config={"seed": seed, "limit": limit, "batch_events": BATCH_EVENTS} | _configurations(built),
-        models={model: tally.metrics() for model, tally in run.protocol.totals.items()},
+        models={model: tally.metrics() for model, tally in protocol.totals.items()},
     )
-    write(evaluation, run.points, out)
+    write(evaluation, points, out)
     show(evaluation, time.monotonic() - started, console)
     if run.num_rejected:
         console.print(f"{run.num_rejected:,} events broke a rule of the schema and were left out")
     console.print(f"wrote {out}/metrics.json, running.csv and running.png")
 
 
-class Run:
-    """One evaluation under way: the two stages over stores in `folder`, and what was measured so far."""
+class Observer(Protocol):
+    """What measures: it sees every batch before it is learned."""
 
-    def __init__(self, folder: Path, models: dict[str, Model], names: tuple[str, ...], seed: int) -> None:
+    def observe(self, batch: Batch, models: Mapping[str, Model]) -> None:
+        """Score the batch with the models as they stand."""
+        ...
+
+
+class Run:
+    """One evaluation under way: the two stages over stores in `folder`, models updated every `batch_events` events."""
+
+    def __init__(
+        self,
+        folder: Path,
+        models: dict[str, Model],
+        observer: Observer,
+        seed: int,
+        batch_events: int = BATCH_EVENTS,
+    ) -> None:
         self.folder, self.models, self.rng = folder, models, np.random.default_rng(seed)
-        self.protocol = SessionPreq(names)
-        self.points: list[Point] = []
+        self.observer, self.batch_events = observer, batch_events
         self.num_events = self.num_rejected = 0
         self._first_ms = self._last_ms = 0
 
@@ -85,28 +98,28 @@ class Run:
         """Event time from the first event to the last."""
         return (self._last_ms - self._first_ms) / 1000
 
-    def steps(self, events: Iterator[ReadEvent], num_events: int) -> Iterator[int]:
+    def steps(self, events: Iterator[ReadEvent]) -> Iterator[int]:
         """Fold and learn step by step, yielding the number of events learned so far."""
-        fold_config = FoldConfig(max_events=BATCH_EVENTS * STEP_BATCHES)
+        max_events = self.batch_events * STEP_BATCHES
+        # A test needs all of a session, so a record's whole sequence is read; each model cuts its own window from it.
+        config = LearnConfig(
+            batch_size=self.batch_events,
+            max_entries_per_step=max_events,
+            examples=ExampleConfig(max_entries=200),
+            prequential=PrequentialConfig(rows_per_batch=0),
+        )
         with (
             Store(self.folder / "fold", "fold", writer=True, map_size_bytes=MAP_SIZE_BYTES) as fold_store,
             Store(self.folder / "learn", "learn", writer=True, map_size_bytes=MAP_SIZE_BYTES) as learn_store,
         ):
-            fold = FoldStage(fold_store, IterableSource(self._messages(events)), config=fold_config)
-            learn = LearnStage(learn_store, {"fold": StoreSource(fold_store)}, self.models, self.rng, config=LEARN)
-            next_point = num_events / NUM_POINTS
+            fold = FoldStage(
+                fold_store, IterableSource(self._messages(events)), config=FoldConfig(max_events=max_events)
+            )
+            learn = LearnStage(learn_store, {"fold": StoreSource(fold_store)}, self.models, self.rng, config=config)
             while (folded := fold.step()).num_messages:
                 self.num_rejected += folded.num_rejected
-                self.num_events += learn.step(now=self._last_ms, observer=self.protocol.observe).num_examples
-                if self.num_events >= next_point:
-                    self._mark()
-                    next_point = self.num_events + num_events / NUM_POINTS
+                self.num_events += learn.step(now=self._last_ms, observer=self.observer.observe).num_examples
                 yield self.num_events
-            self._mark()
-
-    def _mark(self) -> None:
-        for name, metrics in self.protocol.take_since().items():
-            self.points.append(Point(self.num_events, self.protocol.tests, name, metrics))
 
     def _messages(self, events: Iterator[ReadEvent]) -> Iterator[tuple[int, bytes]]:
         """The events in arrays, as a producer would pack them; the log's stamp is the newest event's time."""
@@ -115,11 +128,16 @@ class Run:
             self._first_ms = self._first_ms or event.timestamp
             self._last_ms = max(self._last_ms, event.timestamp)
             values.append(event.value)
-            if len(values) == BATCH_EVENTS:
+            if len(values) == self.batch_events:
                 yield self._last_ms, b"[" + b",".join(values) + b"]"
                 values.clear()
         if values:
             yield self._last_ms, b"[" + b",".join(values) + b"]"
+
+
+def _points_since(run: Run, protocol: SessionPreq) -> list[Point]:
+    """The metrics since the points before."""
+    return [Point(run.num_events, protocol.tests, *since) for since in protocol.take_since().items()]
 
 
 def _configurations(models: dict[str, Model]) -> dict[str, object]:

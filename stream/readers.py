@@ -122,14 +122,20 @@ _ML_100K_SHIFT_MS = 522 * _WEEK_MS
 _STAR_SIGNALS = {5: "like", 4: "like", 3: "view", 2: "dislike", 1: "dislike"}
 
 
-def _read_ml_100k(path: Path) -> Iterator[ReadEvent]:
-    """MovieLens 100K in time order (file order on ties), ten years later: 4, 5 stars like; 3 views; 1, 2 dislike."""
+def read_ml_100k_ratings(path: Path) -> list[tuple[int, int, int, int]]:
+    """(user, item, stars, milliseconds) of MovieLens 100K in time order (file order on ties), ten years later. Raises
+    DataError naming the file."""
     try:
         ratings = np.loadtxt(path, dtype=np.int64, ndmin=2)
     except ValueError as error:
         raise DataError(f"{path} is not four columns of whole numbers: {error}") from error
-    for user, item, stars, seconds in ratings[np.argsort(ratings[:, 3], kind="stable")].tolist():
-        time = seconds * 1000 + _ML_100K_SHIFT_MS
+    ratings = ratings[np.argsort(ratings[:, 3], kind="stable")]
+    return [(user, item, stars, seconds * 1000 + _ML_100K_SHIFT_MS) for user, item, stars, seconds in ratings.tolist()]
+
+
+def _read_ml_100k(path: Path) -> Iterator[ReadEvent]:
+    """MovieLens 100K: 4, 5 stars like; 3 views; 1, 2 dislike."""
+    for user, item, stars, time in read_ml_100k_ratings(path):
         event = {
             "event_id": f"ml-100k-{user}-{item}",
             "type": _STAR_SIGNALS[stars],

@@ -13,7 +13,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 CHAOS = "tests/chaos/test_short_form.py::test_after_kills_at_random_instants_all_is_as_if_there_had_been_none"
-KAFKA = "tests/chaos/test_short_form.py::test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none"
+KAFKA = "tests/chaos/test_short_form_kafka.py::test_after_kills_of_everything_all_is_as_if_there_had_been_none"
 FOLD = (
     f"{CHAOS}[stages]",
     KAFKA,
@@ -45,22 +45,14 @@ MUTANTS = (
         "        with self._store.write() as txn:\n"
         "            put_offsets(txn, self._store, offsets)\n"
         "        with self._store.write() as txn:\n            # 4.",
-        (
-            f"{CHAOS}[stages]",
-            KAFKA,
-            "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before",
-        ),
+        FOLD,
     ),
     Mutant(
         "state committed before offsets",
         "stream/fold.py",
         "            # 6.",
         "        with self._store.write() as txn:\n            # 6.",
-        (
-            f"{CHAOS}[stages]",
-            KAFKA,
-            "tests/stream/test_fold.py::test_a_failed_commit_leaves_the_store_at_the_version_before",
-        ),
+        FOLD,
     ),
     Mutant(
         "learned positions committed before state",
@@ -69,22 +61,14 @@ MUTANTS = (
         "        with self._store.write() as txn:\n"
         '            self._store.put_meta(txn, "fold_versions", fold_versions)\n'
         "        with self._store.write() as txn:\n            # 4.",
-        (
-            f"{CHAOS}[stages]",
-            KAFKA,
-            "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been",
-        ),
+        LEARN,
     ),
     Mutant(
         "models committed before learned positions",
         "stream/learn.py",
         "            # 7.",
         "        with self._store.write() as txn:\n            # 7.",
-        (
-            f"{CHAOS}[stages]",
-            KAFKA,
-            "tests/stream/test_learn.py::test_a_failed_commit_is_learned_again_as_if_it_had_not_been",
-        ),
+        LEARN,
     ),
     Mutant(
         "acknowledged before written",

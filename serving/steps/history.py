@@ -99,7 +99,7 @@ class BuildQuery:
         labels = np.where(present, self._signals.labels[codes], np.float32(0))
         items = _padded(entries["item"].astype(np.int64), width, PAD)
         order = moment.home.catalogue.order
-        moment.query = Query(items, codes, labels, at, in_session, now, order)
+        moment.query = Query(items, codes, labels, at, in_session, now, order=order)
         unwanted = (labels <= 0) & (self._signals.weights[codes] > 0)  # an undo says nothing of the item
         newest_word = dict(zip(items[in_session].tolist(), unwanted[in_session].tolist(), strict=True))
         moment.just_skipped = {item for item, is_unwanted in newest_word.items() if is_unwanted}

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 from tests.chaos.batch import STAGES, WRITERS, run_batch
-from tests.chaos.kafka_batch import SHIPPERS, run_kafka_batch
-from tests.chaos.kafka_batch import STAGES as KAFKA_STAGES
-from tests.chaos.kafka_replicas import run_replica_batch
 
 
 @pytest.mark.parametrize(("targets", "num_kills"), [(STAGES, 20), (WRITERS, 10)], ids=["stages", "writers"])
@@ -19,15 +16,3 @@ def test_after_kills_at_random_instants_all_is_as_if_there_had_been_none(
     outcome = run_batch(tmp_path, np.random.default_rng(7), num_kills, targets)
     assert outcome.findings == []
     assert outcome.events > 200  # or there was no load
-
-
-def test_after_kills_of_everything_on_a_kafka_all_is_as_if_there_had_been_none(tmp_path: Path) -> None:
-    targets = [*KAFKA_STAGES * 5, *SHIPPERS, "writer", "broker"]
-    outcome = run_kafka_batch(tmp_path, np.random.default_rng(3), targets, aimed_share=1.0)
-    assert outcome.findings == []
-    assert outcome.events > 500
-
-
-@pytest.mark.timeout(300)
-def test_after_kills_of_http_replicas_nothing_that_was_acknowledged_is_missing_on_the_kafka(tmp_path: Path) -> None:
-    assert run_replica_batch(tmp_path, np.random.default_rng(5), 3).findings == []

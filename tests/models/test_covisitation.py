@@ -26,10 +26,11 @@ def test_counts_and_scores_equal_those_of_a_loop() -> None:
         if label:
             weight = 2.0 if item % 5 == 0 else 1.0
             takings[item] += weight
-            for earlier in wanted[session][-3:]:
+            for place, earlier in enumerate(reversed(wanted[session][-3:]), 1):
                 if earlier != item:
-                    expected[earlier, item] += weight
-                    expected[item, earlier] += weight
+                    share = round(1024 * place**-0.5) / 1024
+                    expected[earlier, item] += weight * share
+                    expected[item, earlier] += weight * share
             wanted[session].append(item)
     found = {(row, column): count for row, cells in model.cells.rows.items() for column, count in cells.items()}
     assert found == expected
@@ -37,7 +38,7 @@ def test_counts_and_scores_equal_those_of_a_loop() -> None:
     scores = model.score(query)
     newest = [item for item in model.newest(query)[-1].tolist() if item >= 0]
     by_hand = [
-        sum(0.6**age * expected[row, item] / (takings[row] * takings[item]) ** 0.25 for age, row in enumerate(newest))
+        sum(0.7**age * expected[row, item] / (takings[row] * takings[item]) ** 0.25 for age, row in enumerate(newest))
         if takings[item]
         else 0.0
         for item in range(scores.shape[1])

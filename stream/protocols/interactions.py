@@ -1,0 +1,98 @@
+# Interactions of a data set as arrays, and the examples and queries that models learn and are tested by.
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import PAD, Batch, Query
+
+_STEP_MS = 60_000  # between a user's interactions where a data set has an order and no clock
+_START_MS = 1_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """N interactions, user by user, each user's in order (any, where `is_ordered` is not set).
+
+    Users and items are numbered from 0. All interactions are one signal with label and weight 1.
+    """
+
+    users: NDArray[np.int64]  # [N] ascending
+    items: NDArray[np.int64]  # [N]
+    num_users: int
+    num_items: int
+    is_ordered: bool = True
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """[num_users + 1] where each user's interactions begin."""
+        return np.searchsorted(self.users, np.arange(self.num_users + 1))
+
+    def batches(self, rng: np.random.Generator, size: int, max_entries: int) -> Iterator[Batch]:
+        """One epoch: every interaction once, in an order drawn anew, as batches of `size`.
+
+        Its history is what stands before it, at most `max_entries`; without an order, as many of the user's others.
+        """
+        order = rng.permutation(len(self.items))
+        starts = self.starts
+        for begin in range(0, len(order), size):
+            places = order[begin : begin + size]
+            users = self.users[places]
+            if self.is_ordered:
+                entries = _up_to(places, starts[users], max_entries)
+            else:
+                entries = _others(rng, places, starts[users], starts[users + 1], max_entries)
+            ones = np.ones(len(places), np.float32)
+            yield Batch(self._query(users, entries, places - starts[users]), self.items[places], ones, ones)
+
+    def queries(self, users: NDArray[np.int64], max_entries: int) -> Query:
+        """The newest `max_entries` of each of these users, asked after their last."""
+        ends = self.starts[users + 1]
+        return self._query(users, _up_to(ends, self.starts[users], max_entries), ends - self.starts[users])
+
+    def _query(self, users: NDArray[np.int64], entries: NDArray[np.int64], now: NDArray[np.int64]) -> Query:
+        """Queries at places `now` of their users' orders; `entries` [Q, L] are interactions, -1 on the left."""
+        present = entries >= 0
+        since = np.where(present, entries - self.starts[users][:, None], 0)
+        return Query(
+            items=np.where(present, self.items[entries], PAD),
+            signals=np.zeros(entries.shape, np.uint8),
+            labels=present.astype(np.float32),
+            at=np.where(present, _START_MS + _STEP_MS * since, 0),
+            in_session=present,  # nothing says where one ends, and its items are not recommended again
+            now=_START_MS + _STEP_MS * now,
+            users=user_names(users),
+        )
+
+
+def user_names(users: NDArray[np.int64]) -> NDArray[np.object_]:
+    """[Q] ids of numbered users."""
+    names = np.empty(len(users), object)
+    names[:] = [b"%d" % user for user in users.tolist()]
+    return names
+
+
+def _up_to(ends: NDArray[np.int64], starts: NDArray[np.int64], num: int) -> NDArray[np.int64]:
+    """[Q, num] the `num` places before each end, -1 before its start."""
+    places = ends[:, None] - np.arange(num, 0, -1)
+    return np.where(places >= starts[:, None], places, -1)
+
+
+def _others(
+    rng: np.random.Generator,
+    places: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    num: int,
+) -> NDArray[np.int64]:
+    """[Q, num] places from start to end but for the own one, each once: all where there are so few, else drawn."""
+    longest = int((ends - starts).max(initial=1))
+    all_places = starts[:, None] + np.arange(longest)
+    keys = rng.random(all_places.shape, np.float32)
+    keys[(all_places >= ends[:, None]) | (all_places == places[:, None])] = -1.0
+    kept = np.argsort(keys, axis=1)[:, -num:]
+    found: NDArray[np.int64] = np.where(np.take_along_axis(keys, kept, axis=1) >= 0, starts[:, None] + kept, -1)
+    return found
