@@ -3,8 +3,8 @@
 
     python -m benchmarks.learn --json learn.json
 
-`globo` has the data set's own sessions (about three clicks); `full` has users of more than 50 entries each and a
-transformer that reads all 50, width 64. `no model` is the stage with nothing to learn: the limit of every row. `lag`
+`globo` has the data set's own sessions (about three clicks); `full` has users of more than 50 entries each and models
+of width 64 that read all 50. `no model` is the stage with nothing to learn: the limit of every row. `lag`
 is the whole set with gradients for a sample alone, as a learner works off a backlog.
 
 Learned while optimising: most of a counter's time was Python per example; most of the blend's is ranking the whole
@@ -16,7 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -28,9 +28,8 @@ import typer
 from benchmarks.made_home import Clicks
 from benchmarks.report import Figure, Row, conditions, report
 from models.base import Model
-from models.blend import Blend
+from models.configured import Configs
 from models.registry import build_models
-from models.transformer import Transformer, TransformerConfig
 from state.dictionary import Dictionary
 from state.follower import StoreSource
 from state.store import Store
@@ -40,7 +39,9 @@ from stream.readers import open_data_set
 from stream.source import IterableSource
 
 COUNTERS = ("popularity", "recent", "trending", "covisitation")
-LIMIT: dict[str, Figure] = {"counters": 50_000, "globo whole set": 2_000, "full length": "reported"}
+TRAINED = ("item2vec", "ai2v", "conet", "transformer")
+WHOLE_HISTORY: Configs = {"ai2v": {"window": 50}, "transformer": {"window": 50}}
+LIMIT: dict[str, Figure] = {"counters": 50_000, "globo whole set": 1_000, "full length": "reported"}
 _PACK = 500  # events of one value
 _STEP = 2_000  # entries of one commit
 
@@ -51,18 +52,21 @@ class Case:
 
     models: tuple[str, ...]
     max_trained: int | None = None
-    window: int = 12  # entries that the transformer reads
+    configs: Configs = field(default_factory=dict)  # what differs from the models' defaults
 
 
 CASES: dict[str, dict[str, Case]] = {
     "globo": {
         "no model": Case(()),
-        **{name: Case((name,)) for name in (*COUNTERS, "transformer")},
+        **{name: Case((name,)) for name in (*COUNTERS, *TRAINED)},
         "counters": Case(COUNTERS),
         "whole set": Case(("blend",)),
         "whole set, lag": Case(("blend",), max_trained=_STEP // 8),
     },
-    "full": {"transformer": Case(("transformer",), window=50), "whole set": Case(("blend",), window=50)},
+    "full": {
+        **{name: Case((name,), configs=WHOLE_HISTORY) for name in TRAINED},
+        "whole set": Case(("blend",), configs=WHOLE_HISTORY),
+    },
 }
 
 
@@ -83,7 +87,13 @@ def main(
                 num_items = fold_all(fold, values)
                 for name, case in cases.items():
                     with Store(Path(folder) / name, "learn", writer=True) as store:
-                        found = rates(stage_of(fold, store, models_of(case)), case.max_trained, before, events, rounds)
+                        found = rates(
+                            stage_of(fold, store, build_models(case.models, configs=case.configs)),
+                            case.max_trained,
+                            before,
+                            events,
+                            rounds,
+                        )
                     row: Row = {"events/s": float(np.median(found)), "spread": f"{min(found):,.0f}..{max(found):,.0f}"}
                     results[f"{stream} {name}"] = {**row, "items": num_items}
     told = conditions(
@@ -128,17 +138,6 @@ def rates(stage: LearnStage, max_trained: int | None, before: int, events: int, 
         started = time.perf_counter()
         found.append(learn(stage, events, max_trained) / (time.perf_counter() - started))
     return found
-
-
-def models_of(case: Case) -> dict[str, Model]:
-    """Fresh models, the transformer with the case's window."""
-    models = build_models(case.models)
-    if "transformer" in models:
-        transformer = Transformer(np.random.default_rng(0), TransformerConfig(window=case.window))
-        models["transformer"], blend = transformer, models.get("blend")
-        if isinstance(blend, Blend):
-            models["blend"] = Blend(replace(blend.parts, transformer=transformer))
-    return models
 
 
 def learn(stage: LearnStage, num_events: int, max_trained: int | None) -> int:

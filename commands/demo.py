@@ -104,6 +104,7 @@ class Demo:
             "events": self._state.events,
             "versions": self._state.model_version,
             "event_to_recommendation_ms": self._state.latency_ms(),
+            "shares": _rounded(self._state.spotlight.shares if self._state.spotlight else {}),
             "view_rate": {group: _rounded(interval._asdict()) for group, interval in intervals.items()},
             "errors": sum(self._state.errors.values()) + sum(self._system.restarts.values()),
         }

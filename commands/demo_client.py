@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import httpx
 import msgspec
+from msgspec import UNSET
 
 from commands.api import reaches
 from commands.demo_state import DemoState
@@ -27,6 +28,7 @@ class Slate:
     request_id: str
     session_offsets: dict[str, int]
     item_ids: list[str]
+    reasons: list[dict[str, float]]  # of each item, where they were asked for: the parts of its score
 
 
 class DemoClient:
@@ -35,9 +37,9 @@ class DemoClient:
     def __init__(self, http: httpx.AsyncClient, state: DemoState) -> None:
         self._http, self._state = http, state
 
-    async def recommend(self, user_id: str, n: int, model: str | None) -> Slate | None:
+    async def recommend(self, user_id: str, n: int, model: str | None, *, explain: bool = False) -> Slate | None:
         """A list of n items for the user, by the named model or the system's own choice."""
-        request: dict[str, object] = {"user_id": user_id, "n": n}
+        request: dict[str, object] = {"user_id": user_id, "n": n, "explain": explain}
         if model is not None:
             request["model"] = model
         reply = await self._call("POST", "/v1/recommendations", request, SlateReply)
@@ -46,7 +48,8 @@ class DemoClient:
         self._state.lists += 1
         if reply.model_version >= self._state.model_version:
             self._state.model_version, self._state.model_age_ms = reply.model_version, reply.model_age_ms
-        return Slate(reply.request_id, reply.session_offsets, [item.item_id for item in reply.items])
+        reasons = [item.reason for item in reply.items if item.reason is not UNSET]
+        return Slate(reply.request_id, reply.session_offsets, [item.item_id for item in reply.items], reasons)
 
     async def send(self, events: Sequence[dict[str, object]]) -> dict[str, int] | None:
         """Post events; the offsets at which they are folded."""
@@ -57,12 +60,19 @@ class DemoClient:
         return self._accepted(await self._call("PUT", "/v1/items", {"items": items}, EventsReply))
 
     async def recommend_covering(
-        self, user_id: str, n: int, model: str | None, offsets: Mapping[str, int], sent_at: float
+        self,
+        user_id: str,
+        n: int,
+        model: str | None,
+        offsets: Mapping[str, int],
+        sent_at: float,
+        *,
+        explain: bool = False,
     ) -> tuple[Slate, float] | None:
         """Ask at once and again until a list's session offsets have reached `offsets`: that list, and the seconds
         since `sent_at` (monotonic)."""
         while monotonic() < sent_at + _COVER_PATIENCE:
-            slate = await self.recommend(user_id, n, model)
+            slate = await self.recommend(user_id, n, model, explain=explain)
             if slate is not None and reaches(slate.session_offsets, offsets):
                 return slate, monotonic() - sent_at
             await asyncio.sleep(_COVER_PAUSE)

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from time import monotonic
 
 from commands.demo_items import item_number, title
@@ -37,13 +39,17 @@ async def _one_skip(stage: Stage, user: int, session_id: str) -> bool:
     event = look_event(skip, (user_id, before.item_ids[0], session_id), before.request_id, stage.start_ms)
     sent_at = monotonic()
     offsets = await client.send([{"event_id": f"{before.request_id}-0", **event}])
-    found = None if offsets is None else await client.recommend_covering(user_id, _LENGTH, None, offsets, sent_at)
+    found = (
+        None
+        if offsets is None
+        else await client.recommend_covering(user_id, _LENGTH, None, offsets, sent_at, explain=True)
+    )
     if found is None or not found[0].item_ids:
         return False
     after, seconds = found
     numbers = [[item_number(name) for name in slate.item_ids] for slate in (before, after)]
     titles = [[title(stage.world, item) for item in items if item >= 0] for items in numbers]
-    stage.state.spotlight = Spotlight(user_id, titles[0], titles[1], 1000 * seconds)
+    stage.state.spotlight = Spotlight(user_id, titles[0], titles[1], 1000 * seconds, shares_of(after.reasons))
     stage.state.latencies_ms.append(1000 * seconds)
     looks, left = browse(stage.world, user, numbers[1], stage.now(), stage.rng)
     await asyncio.sleep(looks[-1].at - stage.now())
@@ -54,3 +60,15 @@ async def _one_skip(stage: Stage, user: int, session_id: str) -> bool:
     ]
     await client.send(events)
     return left
+
+
+def shares_of(reasons: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By part of the items' scores, how much of their order it makes, greatest first: its mean distance from its own
+    mean, of all parts' together. Empty where all items score alike."""
+    spread = {}
+    for part in {name for reason in reasons for name in reason}:
+        added = [reason.get(part, 0.0) for reason in reasons]
+        spread[part] = fmean(abs(value - fmean(added)) for value in added)
+    total = sum(spread.values())
+    ordered = sorted(spread.items(), key=lambda each: (-each[1], each[0]))
+    return {part: value / total for part, value in ordered} if total else {}

@@ -17,6 +17,7 @@ class Spotlight(NamedTuple):
     before: list[str]
     after: list[str]
     milliseconds: float  # from sending the skip to the list that knows it
+    shares: dict[str, float]  # by part of the score: how much of the second list's order it makes, greatest first
 
 
 @dataclass

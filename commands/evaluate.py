@@ -33,6 +33,7 @@ def evaluate(
     """
     from commands.errors import CommandError, told_plainly
     from commands.settings import load_settings
+    from commands.skip_cluster import SKIP_CLUSTER
     from models.registry import MODELS
     from stream.evaluate import run_evaluation
     from stream.guard import ModelHeld
@@ -45,13 +46,14 @@ def evaluate(
     unknown = [name for name in names if name not in MODELS]
     if unknown:
         raise CommandError(f"--models {unknown[0]!r}: unknown model; the models are {', '.join(sorted(MODELS))}")
-    if protocol and protocol not in PROTOCOLS:
-        raise CommandError(f"--protocol {protocol!r}: unknown protocol; there are {', '.join(sorted(PROTOCOLS))}")
+    protocols = {**PROTOCOLS, "skip-cluster": SKIP_CLUSTER}  # which needs the simulated world
+    if protocol and protocol not in protocols:
+        raise CommandError(f"--protocol {protocol!r}: unknown protocol; there are {', '.join(sorted(protocols))}")
     if bool(name) == bool(protocol):
         raise CommandError("name a data set, or a --protocol, which has data of its own")
     with told_plainly(DataError, ModelHeld):
         if protocol:
             chosen = tuple(range(settings.seed, settings.seed + seeds))
-            run_protocol(protocol, names, settings.data, out, chosen)
+            run_protocol(protocol, names, settings.data, out, chosen, protocols)
         else:
             run_evaluation(name, names or tuple(_MODELS.split(",")), settings.data, out, limit, settings.seed)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,10 @@ _LOSS = typer.Option(
     "--accept-loss",
     help="Where Kafka no longer holds the deltas that come next, pass over them, tell which, and return.",
 )
+_HISTORY = typer.Option(
+    help="Fold and learn this file of past events (JSON lines) in one pass, before the home's system runs, and return. "
+    "Stopped or killed, it goes on where it was; events that come again later count once."
+)
 _RELEASE = typer.Option(help="Let this held model learn again, also while the system runs, and return.")
 
 
@@ -31,6 +36,7 @@ def learn(
     cancel: Annotated[str | None, _CANCEL] = None,
     lose: Annotated[bool, _LOSS] = False,
     release: Annotated[list[str] | None, _RELEASE] = None,
+    history: Annotated[Path | None, _HISTORY] = None,
     supervisor: Supervisor = 0,
 ) -> None:
     """Run the learn stage: read what fold wrote, score and learn, commit a model version every half second.
@@ -43,6 +49,9 @@ def learn(
         return
     if lose:
         _accept_gap(home, kafka, folds)
+        return
+    if history is not None:
+        _learn_history(history, home, seed, kafka)
         return
     from commands.child import begin
     from commands.errors import told_plainly
@@ -67,6 +76,41 @@ def learn(
         run_learn(settings.home, stop, settings.seed, config, metrics, settings.kafka, num_folds, group)
     if group is not None:
         group.stop()
+
+
+def _learn_history(file: Path, home: Path | None, seed: int | None, kafka: str | None) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from commands.child import begin
+    from commands.claim import Claim
+    from commands.errors import CommandError, told_plainly
+    from commands.settings import load_settings
+    from models.configured import WrongConfiguration
+    from state.store import StoreError
+    from stream.guard import ModelHeld
+    from stream.readers import DataError, open_data_set
+    from stream.warm_start import warm_start
+
+    settings, console = load_settings(home=home, seed=seed, servers=kafka), Console(stderr=True)
+    if settings.kafka.servers:
+        raise CommandError("--history is for a home with a log of its own; `runnel send FILE --kafka` feeds a Kafka")
+    errors = (DataError, ModelHeld, StoreError, WrongConfiguration)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found, stop = None, begin("learn", 0)
+    with told_plainly(*errors), ExitStack() as stack:
+        _, num_events = open_data_set("events", file)
+        stack.callback(Claim(settings.home).release)
+        progress = stack.enter_context(Progress(*columns, console=console))
+        task = progress.add_task(f"learning {file.name}", total=num_events)
+        passes = warm_start(settings.home, file, settings.fold, settings.learn_config(), settings.seed, stop.is_set)
+        for found in passes:
+            progress.update(task, completed=found.num_read)
+    if found is None:
+        console.print(f"{file}: all of it was learned before")
+    else:
+        told = f"{found.num_read:,} events read, {found.num_learned:,} learned, {found.num_rejected:,} broke a rule"
+        console.print(f"{told}; model version {found.version}")
 
 
 def _accept_gap(home: Path | None, kafka: str | None, num_folds: int | None) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from commands.demo_state import DemoState, Spotlight
 from commands.view_rates import GROUPS, Interval
 
+_LEAST_SHARE = 0.01  # of an order, that is worth a word
 _BAR = 28  # characters of a view rate of 1
 _WHO = {
     "learned": "what Runnel learned",
@@ -68,7 +69,7 @@ def _rates(reading: Reading) -> Table:
     return table
 
 
-def _lists(spotlight: Spotlight) -> tuple[Text, Table]:
+def _lists(spotlight: Spotlight) -> tuple[RenderableType, ...]:
     heading = f"{spotlight.user_id} skips the first item; {spotlight.milliseconds:.0f} ms later the list knows"
     table = Table(box=None, padding=(0, 2))
     table.add_column("before")
@@ -77,7 +78,8 @@ def _lists(spotlight: Spotlight) -> tuple[Text, Table]:
     for place, (before, after) in enumerate(zip_longest(spotlight.before, spotlight.after, fillvalue="")):
         left = Text(before, style="strike red" if place == 0 else "" if before in spotlight.after else "dim")
         table.add_row(left, Text(after, style="" if after in kept else "green"))
-    return Text(heading, style="italic"), table
+    shown = ", ".join(f"{part} {share:.0%}" for part, share in spotlight.shares.items() if share >= _LEAST_SHARE)
+    return Text(heading, style="italic"), table, Text(f"what orders that list: {shown or 'nothing yet'}", style="dim")
 
 
 def _ms(value: float | None) -> str:

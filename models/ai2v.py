@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.base import Batch, Query
+from models.attend_one import Past, attend_one
+from models.base import PAD, Batch, Query
 from models.candidates import picked
 from models.checks import check_batch
-from models.examples import cut_query, in_steps, newest_entries
+from models.examples import Places, cut_query, in_steps, newest_entries, shares_of
 from models.item_vectors import ItemVectors, adagrad_table
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion, not_competing
@@ -25,6 +26,7 @@ from models.softmax_loss import sampled_softmax
 from models.tables import CellTable, RowTable
 from models.target_attention import NUM_GAPS, History, TargetAttention, Targets
 
+_MAX_ROWS = 64  # histories at a time, of like length: what is padding costs as much as what is none
 _MAX_LOGITS = 2_000_000  # of attention at a time, in scoring: what a cache holds
 
 
@@ -68,6 +70,7 @@ class AI2V:
         )
         self.scorer.initialise(torch.Generator().manual_seed(int(rng.integers(2**62))))
         self.adam = DenseAdam(FlatWeights(self.scorer), self.config.dense_rate)
+        self._weights = {name: weight.detach().numpy() for name, weight in self.scorer.named_parameters()}  # views
         self.recent = RecentItems(self.config.recent_capacity)
         self.refused_updates = 0  # steps not taken because a gradient was not finite
         self._memo = Memo((self.vectors.contexts, self.vectors.targets, self.biases))
@@ -107,27 +110,48 @@ class AI2V:
         scores = np.full((len(query.now), num), -np.inf, np.float32)
         if self.num_items == 0 or num == 0:
             return scores
-        targets = self._project()
-        if items is not None:
-            places = torch.from_numpy(np.where(known, items, 0))
+        if items is not None and len(scores) == 1:  # a request
+            return np.where(known, self._score_one(query, np.where(known, items, 0).ravel()), np.float32(-np.inf))
+        if items is None:
+            targets = self._all_projected()
+        else:
+            wanted, inverse = np.unique(np.where(known, items, 0), return_inverse=True)
+            targets, places = self._project(wanted), torch.from_numpy(inverse.reshape(items.shape))
             targets = targets.at(places) if items.ndim == 1 else targets
-        step = max(1, _MAX_LOGITS // (num * self.config.num_heads * (1 + self.config.window)))
-        for start in range(0, len(scores), step):
-            rows = slice(start, start + step)
-            own = targets.at(places[rows]) if items is not None and items.ndim == 2 else targets
-            scores[rows] = self.scorer(self._history(cut_query(query, rows)), own).numpy()
+        most = max(1, _MAX_LOGITS // (num * self.config.num_heads * (1 + self.config.window)))
+        for rows in _by_length(query, most):
+            has_own, is_one = items is not None and items.ndim == 2, _longest(query, rows) == 0
+            history = self._history(cut_query(query, rows[:1] if is_one else rows))
+            found = self.scorer(history, targets.at(places[rows]) if has_own and not is_one else targets)
+            scores[rows] = (found[0][places[rows]] if has_own and is_one else found).numpy()
         return np.where(known, scores, np.float32(-np.inf))
 
-    def _project(self) -> Targets:
+    def _score_one(self, query: Query, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[1, M] the scores of some items for the only query."""
+        newest, known, others = self._entries(query)
+        vectors = np.zeros((newest.shape[1], self.config.width), np.float32)
+        vectors[known[0]] = self.vectors.contexts.values[newest[known]]
+        past = Past(vectors, known[0], *(values[0] for values in others))
+        return attend_one(self._weights, self.config.num_heads, past, *self._vectors(rows))[None]
+
+    def _all_projected(self) -> Targets:
         """All items as targets; computed anew once a row or a weight has changed."""
         changes = self.vectors.targets.changes, self.biases.changes
         if self._projected is None or self._projected[0] != changes:
-            vectors = self.vectors.targets.values[: self.num_items].astype(np.float32, copy=False)
-            biases = np.zeros(self.num_items, np.float32)
-            biases[: self.biases.size] = self.biases.values[: self.biases.size, 0]  # those not learned yet are not kept
-            targets = self.scorer.targets(torch.from_numpy(vectors), torch.from_numpy(biases))
-            self._projected = changes, targets
+            self._projected = changes, self._project(np.arange(self.num_items))
         return self._projected[1]
+
+    def _project(self, rows: NDArray[np.int64]) -> Targets:
+        """Some items as targets."""
+        return self.scorer.targets(*map(torch.from_numpy, self._vectors(rows)))
+
+    def _vectors(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[M, d] target vectors of some items and [M] their biases."""
+        vectors = self.vectors.targets.values[rows].astype(np.float32, copy=False)
+        biases = np.zeros(len(rows), np.float32)
+        learned = rows < self.biases.size  # those not learned yet are not kept
+        biases[learned] = self.biases.values[rows[learned], 0]
+        return vectors, biases
 
     def _history(self, query: Query) -> History:
         newest, known, others = self._entries(query)
@@ -137,8 +161,7 @@ class AI2V:
 
     def _entries(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_], tuple[NDArray[np.generic], ...]]:
         """[Q, L] item numbers, which have a vector, and what else the scorer takes of each entry."""
-        length = int((query.items >= 0).sum(axis=1).max(initial=1))  # no longer than the longest
-        newest = newest_entries(query, min(length, self.config.window))
+        newest = newest_entries(query, min(max(_longest(query, slice(None)), 1), self.config.window))
         seconds = np.maximum(query.now[:, None] - newest.at, 0) / 1000.0
         gaps = np.minimum(np.log2(1.0 + seconds).astype(np.int64), NUM_GAPS - 1)
         others = (newest.labels > 0, newest.signals.astype(np.int64), newest.in_session.astype(np.int64), gaps)
@@ -191,11 +214,22 @@ class AI2V:
         biases = _Leaf.of(self.biases, columns)
         all_entries = np.full(newest.shape, len(rows))  # the row of zeros below
         all_entries[known] = entries
-        vectors = functional.embedding(torch.from_numpy(all_entries), functional.pad(contexts.vectors, (0, 0, 0, 1)))
-        history = self.scorer.history(vectors, *map(torch.from_numpy, (known, *others)))
+        vectors = functional.pad(contexts.vectors, (0, 0, 0, 1))
         scored, own = self.scorer.targets(targets.vectors, biases.vectors[:, 0]), torch.from_numpy(places[len(drawn) :])
-        competing = self.scorer(history, scored.at(torch.from_numpy(places[: len(drawn)])))
-        return (contexts, targets, biases), competing, self.scorer(history, scored.at(own[:, None]))[:, 0]
+        columns_scored, parts = scored.at(torch.from_numpy(places[: len(drawn)])), _by_length(batch.query, _MAX_ROWS)
+        competing, of_targets = [], []
+        for part in parts:
+            longest = _longest(batch.query, part)
+            read, newest_of = part if longest else part[:1], slice(-max(longest, 1), None)
+            history = self.scorer.history(
+                functional.embedding(torch.from_numpy(all_entries[read, newest_of]), vectors),
+                *(torch.from_numpy(values[read, newest_of]) for values in (known, *others)),
+            )
+            competing.append(self.scorer(history, columns_scored).expand(len(part), -1))
+            targets_of = own[part][:, None] if longest else own[part][None]
+            of_targets.append(self.scorer(history, scored.at(targets_of)).flatten())
+        places_of = torch.from_numpy(np.argsort(np.concatenate(parts)))
+        return (contexts, targets, biases), torch.cat(competing)[places_of], torch.cat(of_targets)[places_of]
 
     def _drawn(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The items that compete with every target, ascending, each once, and the chance each had to be drawn."""
@@ -205,6 +239,20 @@ class AI2V:
         drawn = drawn[self.vectors.targets.present[drawn]]  # a draw may hit an item that was removed
         chance = inclusion(self.recent.shares(drawn), len(recent), len(uniform), self.num_items)
         return drawn, chance.astype(np.float32)
+
+
+def _longest(query: Query, rows: Places) -> int:
+    """Entries of the longest of some histories."""
+    return int((query.items[rows] >= 0).sum(axis=1).max(initial=0))
+
+
+def _by_length(query: Query, most: int) -> list[NDArray[np.int64]]:
+    """The queries' places: those without an entry, who are one to a model, then parts of at most `most` and _MAX_ROWS,
+    those of like length together."""
+    lengths, size = (query.items >= 0).sum(axis=1), min(most, _MAX_ROWS)
+    order, num_empty = np.argsort(lengths, kind="stable"), int(np.count_nonzero(lengths == 0))
+    parts = [order[start : start + size] for start in range(num_empty, len(order), size)]
+    return [order[:num_empty], *parts] if num_empty else parts
 
 
 class _Leaf(NamedTuple):
@@ -224,8 +272,9 @@ def _loss(
 ) -> Tensor:
     """Weighted mean over the batch."""
     places = np.searchsorted(drawn, batch.items).clip(max=len(drawn) - 1)
-    hidden = not_competing(batch.query, drawn, np.where(drawn[places] == batch.items, places, -1))
+    session = np.where(batch.query.in_session, batch.query.items, PAD)
+    hidden = not_competing(session, drawn, np.where(drawn[places] == batch.items, places, -1))
     signs = torch.from_numpy(np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32))
-    weights = torch.from_numpy(batch.weights.astype(np.float32))
+    weights = torch.from_numpy(shares_of(batch.weights))
     losses = sampled_softmax(competing, own, torch.from_numpy(np.log(chance)), torch.from_numpy(hidden), signs)
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)
+    return (losses * weights).sum()

@@ -1,9 +1,9 @@
 # What a model is: two verbs over arrays of examples, and the tables that hold what it learned.
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class Batch:
     labels: NDArray[np.float32]  # [B] 1 wanted, 0 not
     weights: NDArray[np.float32]  # [B] how much each counts
     sampled: NDArray[np.bool_] | None = None  # [B] what gradients are computed of; None: of all. Counters take all
+    shown: NDArray[np.int64] | None = None  # [B, S] the list that the target was chosen from, by place; PAD: no item
 
 
 class Model(Protocol):
@@ -87,4 +88,28 @@ class Model(Protocol):
 
     def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `training_state` gave."""
+        ...
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A model that mixes what others say. It is to learn a batch before they do."""
+
+    parts: Iterable[Model]
+
+
+@runtime_checkable
+class LearnsSequences(Protocol):
+    """A model that learns whole sequences in one pass each, besides single examples."""
+
+    window: int  # entries that stand before a target, at most
+    pace: float  # factor of its learning rates, 1 on a stream; who trains by epochs lets it fall
+
+    def learn_sequences(self, sequences: Query, weights: NDArray[np.float32]) -> float:
+        """Update from the entries of sequences [B, L], each given those before it, but for the first column's; the
+        loss as of `learn`, NaN where there is no target.
+
+        `weights` [B, L] say how much an entry counts as a target, 0 not at all. Of more than `window` + 1 entries the
+        newest count. A sequence from its user's first entry on has padding before it, for this one to be learned too.
+        """
         ...

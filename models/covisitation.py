@@ -89,15 +89,6 @@ class Covisitation:
                 row_scores[columns] += (counts * damping[columns] * factor).astype(np.float32)
         return scores
 
-    def joint_counts(self, rows: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[M] sum of C[row, item] over the rows, for each item [M]."""
-        counts = np.zeros((1, self.num_items), np.float32)
-        for row in rows.tolist():
-            columns, amounts = self.cells.cells(row)
-            counts[0, columns] += amounts
-        joint: NDArray[np.float32] = picked(counts, items[None])[0]
-        return joint
-
     def newest(self, query: Query) -> NDArray[np.int64]:
         """[Q, window] newest wanted items of each session, newest first, PAD (-1) behind them."""
         return newest_wanted(query.items, query.in_session & (query.labels > 0), self.config.window)

@@ -49,6 +49,9 @@ def _block(weights: Mapping[str, Array], name: str, num_heads: int, x: Array, hi
     query = _linear(weights, f"{name}query", normed[-num_last:]).reshape(num_last, num_heads, -1).transpose(1, 0, 2)
     key, value = _linear(weights, f"{name}key_value", normed).reshape(len(x), 2, num_heads, -1).transpose(1, 2, 0, 3)
     logits = query @ key.transpose(0, 2, 1) * np.float32(query.shape[2] ** -0.5) + hidden
+    if (distances := weights.get(f"{name}distances")) is not None:
+        places = np.arange(len(x))
+        logits += distances[np.maximum(places[-num_last:, None] - places, 0)].transpose(2, 0, 1)
     chance = np.exp(logits - logits.max(axis=2, keepdims=True))
     mixed = (chance / chance.sum(axis=2, keepdims=True)) @ value
     x = x[-num_last:] + _linear(weights, f"{name}out", mixed.transpose(1, 0, 2).reshape(num_last, width))

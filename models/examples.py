@@ -1,14 +1,16 @@
 # Parts of a batch: the examples, or the queries, at some places of it.
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Query
 
+_OF_ENTRIES: Final = ("items", "signals", "labels", "at", "in_session")  # fields of a query
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Places: TypeAlias = slice | NDArray[np.int64]
 
@@ -21,6 +23,7 @@ def cut(batch: Batch, rows: Places) -> Batch:
         labels=batch.labels[rows],
         weights=batch.weights[rows],
         sampled=None if batch.sampled is None else batch.sampled[rows],
+        shown=None if batch.shown is None else batch.shown[rows],
     )
 
 
@@ -38,9 +41,35 @@ def cut_query(query: Query, rows: Places) -> Query:
     )
 
 
+def joined(queries: Sequence[Query]) -> Query:
+    """The queries of several, in their order; all of one width, with users, and `order` is the first's."""
+    return Query(
+        items=np.concatenate([query.items for query in queries]),
+        signals=np.concatenate([query.signals for query in queries]),
+        labels=np.concatenate([query.labels for query in queries]),
+        at=np.concatenate([query.at for query in queries]),
+        in_session=np.concatenate([query.in_session for query in queries]),
+        now=np.concatenate([query.now for query in queries]),
+        users=np.concatenate([query.users for query in queries if query.users is not None]),
+        order=queries[0].order,
+    )
+
+
+def shares_of(weights: NDArray[np.floating]) -> NDArray[np.float32]:
+    """[B] what each weight is of their sum, which may be beyond float32."""
+    total = max(weights.sum(dtype=np.float64), 1e-12)
+    shares: NDArray[np.float32] = (weights / total).astype(np.float32)
+    return shares
+
+
 def in_steps(batch: Batch, max_step: int, update: Callable[[Batch], float]) -> float:
-    """Learn a batch of at least one example in steps of at most `max_step`, in its order; the mean loss."""
-    parts = [cut(batch, slice(start, start + max_step)) for start in range(0, len(batch.items), max_step)]
+    """Learn a batch of at least one example in steps of at most `max_step`; the mean loss.
+
+    With n steps, step k has the examples k, k + n, k + 2n …: those that are replayed stand at the end of a batch, and
+    so in every step.
+    """
+    num_steps = -(-len(batch.items) // max_step)
+    parts = [cut(batch, slice(first, None, num_steps)) for first in range(num_steps)]
     return float(np.average([update(part) for part in parts], weights=[len(part.items) for part in parts]))
 
 
@@ -60,6 +89,62 @@ def newest_entries(query: Query, window: int) -> Query:
         in_session=newest(query.in_session, False),
         now=query.now,
         users=query.users,
+        order=query.order,
+    )
+
+
+def arranged(query: Query, order: NDArray[np.integer] | NDArray[np.bool_]) -> Query:
+    """The queries with their entries by rising `order` [Q, L], equal ones as they stood; less those of order 0."""
+    places, kept = np.argsort(order, axis=1, kind="stable"), np.sort(order, axis=1) > 0
+
+    def moved(values: NDArray[_Scalar], fill: int) -> NDArray[_Scalar]:
+        return np.where(kept, np.take_along_axis(values, places, axis=1), values.dtype.type(fill))
+
+    return Query(
+        items=moved(query.items, PAD),
+        signals=moved(query.signals, 0),
+        labels=moved(query.labels, 0),
+        at=moved(query.at, 0),
+        in_session=moved(query.in_session, False),
+        now=query.now,
+        users=query.users,
+        order=query.order,
+    )
+
+
+def skips_first(query: Query, window: int, num_skips: int) -> Query:
+    """The queries with `window` entries: the newest `num_skips` of those not wanted, if there are so many, then the
+    newest wanted ones, as they stood."""
+    is_wanted = (query.items != PAD) & (query.labels > 0)
+    is_skip = (query.items != PAD) & ~is_wanted
+    if is_skip.any():
+        is_skip &= _place_from_end(is_skip) < num_skips
+        is_wanted &= _place_from_end(is_wanted) < window - is_skip.sum(axis=1, keepdims=True)
+        query = arranged(query, 2 * is_wanted + is_skip)
+    return newest_entries(query, window)
+
+
+def _place_from_end(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[Q, L] how many of a row's marks stand behind each of them."""
+    found: NDArray[np.int64] = marks[:, ::-1].cumsum(axis=1)[:, ::-1] - 1
+    return found
+
+
+def every_target(sequences: Query, weights: NDArray[np.float32], window: int) -> Batch:
+    """Sequences [B, L] as examples whose targets [B, T] are the newest entries but the first, given those before them.
+
+    `weights` [B, L] of the entries as targets; a target of weight 0 is none, and has label 0. At most `window` entries
+    stand before the newest target. Sequences without a target are left out.
+    """
+    weights = np.where(sequences.items == PAD, np.float32(0), weights)[:, 1:][:, -window:]
+    rows = np.flatnonzero((weights != 0).any(axis=1))
+    whole, weights = newest_entries(cut_query(sequences, rows), window + 1), weights[rows]
+    newest = slice(-weights.shape[1], None)
+    return Batch(
+        query=replace(whole, **{name: getattr(whole, name)[:, :-1] for name in _OF_ENTRIES}),
+        items=np.where(weights != 0, whole.items[:, newest], whole.items[:, -1:]),
+        labels=np.where(weights != 0, whole.labels[:, newest], np.float32(0)),
+        weights=weights,
     )
 
 

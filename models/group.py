@@ -39,7 +39,7 @@ class _Array(msgspec.Struct, array_like=True):
 class _Work(msgspec.Struct, array_like=True):
     """What rank 0 sends: the shape of an encoder, its weights, and the fields of a step in their order."""
 
-    encoder: tuple[int, int, int, int]
+    encoder: tuple[int, ...]
     weights: _Array
     step: list[_Array]
 
@@ -69,7 +69,7 @@ class Group:
         dist.init_process_group(backend, None, JOIN_PATIENCE, size, rank, store)
         self.rank, self.size, self.device = rank, size, device
         self._ranks = dist.new_group(timeout=IDLE_PATIENCE if self.rank else PATIENCE)
-        self._encoders: dict[tuple[int, int, int, int], tuple[Encoder, FlatWeights]] = {}
+        self._encoders: dict[tuple[int, ...], tuple[Encoder, FlatWeights]] = {}
 
     def lead(self, models: Mapping[str, Model]) -> None:
         """Have the gradients of these models computed by the group. Of rank 0."""
@@ -98,7 +98,7 @@ class Group:
         rows, dense = total[1 : -len(values)], total[-len(values) :]
         return Gradient(total[0], rows.view(step.vectors.shape), dense)
 
-    def _summed(self, shape: tuple[int, int, int, int], values: NDArray[np.float32], step: Step) -> Tensor:
+    def _summed(self, shape: tuple[int, ...], values: NDArray[np.float32], step: Step) -> Tensor:
         """[1 + R * d + P] loss and gradient of the whole step at rank 0, and nothing of use elsewhere."""
         if shape not in self._encoders:
             encoder = Encoder(*shape).to(self.device)

@@ -77,8 +77,7 @@ class Item2Vec:
         """Log chances to be next, up to a constant a query; -inf for an unknown item."""
         scores = self._memo.get(query)
         if scores is None:
-            scores = self.encode(query) @ self.item_vectors().T
-            scores[:, ~self.vectors.targets.present[: self.num_items]] = -np.inf
+            scores = self.vectors.targets.products(self.encode(query)[:, :-1]) + self.item_vectors()[:, -1]
             self._memo.keep(query, scores)
         return (
             scores if items is None else picked(scores, np.broadcast_to(items, (len(scores), items.shape[-1])), -np.inf)

@@ -2,12 +2,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Query
-from models.tables import CellTable, RowTable
+
+
+class _Changing(Protocol):
+    @property
+    def changes(self) -> int: ...
 
 
 class Memo:
@@ -16,7 +21,7 @@ class Memo:
     A cache: it holds nothing that a model needs. Who gets the scores must not write to them.
     """
 
-    def __init__(self, tables: Iterable[RowTable | CellTable]) -> None:
+    def __init__(self, tables: Iterable[_Changing]) -> None:
         self._tables = tuple(tables)
         self._kept: tuple[Query, tuple[int, ...], NDArray[np.float32]] | None = None
 

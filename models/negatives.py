@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Query
+from models.base import PAD
 
 
 class RecentItems:
@@ -67,11 +67,13 @@ def inclusion(shares: NDArray[np.float64], num_drawn: int, num_uniform: int, num
     return chance
 
 
-def not_competing(query: Query, columns: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.bool_]:
+def not_competing(
+    session: NDArray[np.int64], columns: NDArray[np.int64], targets: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """[B, C] which of the columns, ascending items, do not compete with a target: itself (its place among the columns,
-    -1 where it is none of them), and the items of its session."""
-    rows, entries = np.nonzero(query.in_session)
-    items = query.items[rows, entries]
+    -1 where it is none of them), and the items of its session [B, L], PAD between them."""
+    rows, entries = np.nonzero(session != PAD)
+    items = session[rows, entries]
     places = np.minimum(np.searchsorted(columns, items), len(columns) - 1)
     found = columns[places] == items
     hidden = np.zeros((len(targets), len(columns)), np.bool_)

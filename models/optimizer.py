@@ -32,13 +32,13 @@ class DenseAdam:
         self.mean, self.square = torch.zeros_like(weights.values), torch.zeros_like(weights.values)
         self.num_steps = 0
 
-    def step(self, gradient: Tensor) -> None:
-        """One step along a gradient [P]."""
+    def step(self, gradient: Tensor, pace: float = 1.0) -> None:
+        """One step along a gradient [P], at a part of the learning rate."""
         self.num_steps += 1
         self.mean.lerp_(gradient, 1 - self.betas[0])
         self.square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
         rate = self.learning_rate * (1 - self.betas[1] ** self.num_steps) ** 0.5 / (1 - self.betas[0] ** self.num_steps)
-        self.weights.values.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=-rate)
+        self.weights.values.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=-rate * pace)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Moments and step count, copied."""
@@ -58,10 +58,14 @@ class DenseAdam:
 def adagrad_rows(
     values: Tensor, squares: Tensor, rows: Tensor, gradient: Tensor, learning_rate: float, decay: float
 ) -> None:
-    """Adagrad (Duchi et al. 2011) on `rows` (each once) of values [N, d] and squares [N, d].
+    """Adagrad (Duchi et al. 2011) on `rows` (each once) of values [N, d] and squares [N, d], or [N, 1]: of their mean.
 
     The squares shrink by `decay` at each of a row's own updates, so its steps do not vanish on an endless stream.
     """
-    grown = squares[rows].mul_(decay).addcmul_(gradient, gradient)
+    grown = squares[rows].mul_(decay)
+    if squares.shape == values.shape:
+        grown.addcmul_(gradient, gradient)
+    else:
+        grown.add_((gradient * gradient).mean(dim=1, keepdim=True))
     squares[rows] = grown
     values.index_add_(0, rows, gradient / grown.add(1e-12).sqrt_(), alpha=-learning_rate)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Wire = Literal["f2", "f8"]  # how a row travels and is served: fp16 for embeddings, exact float64 for counters
 _BLOCK_ROWS = 4096
+_KERNEL_ROWS = 16
 _DTYPES: dict[Wire, type[np.floating]] = {"f2": np.float32, "f8": np.float64}
 
 
@@ -34,7 +35,7 @@ class RowTable:
     def grow(self, size: int) -> None:
         """Make rows up to `size` exist (new ones hold `fill`); never shrinks."""
         if size > len(self.values):
-            capacity = -(-max(size, 2 * len(self.values), 1024) // 16) * 16  # see Transformer._score_all
+            capacity = -(-max(size, 2 * len(self.values), 1024) // _KERNEL_ROWS) * _KERNEL_ROWS  # see `products`
             self.values = _extended(self.values, capacity, self.fill)
             self.slots = _extended(self.slots, capacity, 0.0)
             self.present = _extended(self.present, capacity, False)
@@ -47,6 +48,20 @@ class RowTable:
         """Which of these row numbers, of any shape and sign, are set."""
         found: NDArray[np.bool_] = (rows >= 0) & (rows < self.size)
         return found & self.present.take(rows, mode="clip") if self.size else found
+
+    def products(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[Q, size] dot products of `vectors` [Q, width] with all rows; -inf for a row that is not set.
+
+        The matrix is a whole number of a BLAS kernel's blocks: it adds up the rows that are left over in another order,
+        and so an item's score would depend on its number.
+        """
+        num_rows = min(-(-self.size // _KERNEL_ROWS) * _KERNEL_ROWS, len(self.values))
+        rows = self.values[:num_rows].astype(np.float32, copy=False)
+        found: NDArray[np.float32] = (vectors @ rows.T)[:, : self.size]
+        present = self.present[: self.size]
+        if not present.all():
+            found[:, ~present] = -np.inf
+        return found
 
     def touch(self, rows: NDArray[np.int64]) -> None:
         """Note that these rows changed."""

@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from models.attention import Encoder
-from models.base import Batch, Query
+from models.base import PAD, Batch, Query
 from models.candidates import picked
-from models.checks import check_batch, num_items_of
+from models.checks import check_batch
+from models.drawn import grow_drawn
 from models.encode_one import Entries, encode_one
-from models.examples import in_steps, newest_entries
+from models.examples import every_target, in_steps, newest_entries, shares_of, skips_first
 from models.memo import Memo
-from models.negatives import RecentItems, inclusion, not_competing
+from models.negatives import RecentItems, inclusion
 from models.optimizer import DenseAdam, FlatWeights, adagrad_rows
 from models.random_state import generator_state, load_generator_state
 from models.step import Compute, Step, gradient_of
@@ -30,10 +31,13 @@ _Others: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int6
 class TransformerConfig:
     """Shape and training of the transformer."""
 
+    form: int = 2  # of the weights: another number than a store's tells that these do not fit; 1 had no `returns`
     width: int = 64
     window: int = 12  # newest entries read, across sessions
+    num_skips: int = 1  # newest that were not wanted, of these; they stand before the wanted ones
     num_layers: int = 1
     num_heads: int = 2
+    has_distances: bool = False  # attention knows how far entries are from each other; for whole sequences
     init_scale: float = 0.05  # standard deviation of a new item's vector
     dense_rate: float = 1e-3  # Adam
     row_rate: float = 0.08  # Adagrad
@@ -41,7 +45,9 @@ class TransformerConfig:
     num_recent: int = 512  # negatives drawn from the newest takings
     num_uniform: int = 128  # negatives drawn from all items
     recent_capacity: int = 4096  # newest takings that negatives are drawn from
-    max_step: int = 128  # examples of one step: a larger batch is learned in several, in its order
+    whole_catalogue: int = 0  # up to so many items all compete, and none is drawn
+    dropout: float = 0.0  # of what enters and of what each half of a block adds; for data that is learned many times
+    max_step: int = 128  # examples, or sequences, of a step: a larger batch is learned in several, parts of all of it
 
 
 class Transformer:
@@ -49,8 +55,8 @@ class Transformer:
 
     An example with label 1 has loss log(1 + exp(m)), m = log sum_{j != y} e^{s_j} - s_y: the softmax of its target y
     over all items, the sum estimated from the batch's targets and drawn negatives. A skipped target has
-    log(1 + exp(-m)): it is pushed below the others. Items of the session do not compete: they are not recommended
-    again, and a model that learns to avoid them has less room for the rest.
+    log(1 + exp(-m)): it is pushed below the others. Items of the session compete with a vector of their place added to
+    theirs, so a model learns how likely they are taken again, and its other vectors need not.
     """
 
     name = "transformer"
@@ -60,9 +66,11 @@ class Transformer:
         self.config = config or TransformerConfig()
         self.rng = rng
         self.items = RowTable(self.config.width, num_slots=self.config.width)
-        self.encoder = Encoder(self.config.width, self.config.window, self.config.num_layers, self.config.num_heads)
+        shape = (self.config.width, self.config.window, self.config.num_layers, self.config.num_heads)
+        self.encoder = Encoder(*shape, self.config.window if self.config.has_distances else 0)
         self.encoder.initialise(torch.Generator().manual_seed(int(rng.integers(2**62))))
         self.adam = DenseAdam(FlatWeights(self.encoder), self.config.dense_rate)
+        self.window, self.pace = self.config.window, 1.0
         self.compute: Compute = gradient_of  # here and now; a learn group has its ranks do it together
         self._weights = {name: weight.detach().numpy() for name, weight in self.encoder.named_parameters()}  # views
         self.recent = RecentItems(self.config.recent_capacity)
@@ -78,10 +86,18 @@ class Transformer:
         return {"items": self.items}
 
     def learn(self, batch: Batch) -> float:
+        return self._learn(batch)
+
+    def learn_sequences(self, sequences: Query, weights: NDArray[np.float32]) -> float:
+        """As LearnsSequences says; the session is that of the newest entry, as the sequences tell it, at all places."""
+        return self._learn(every_target(sequences, weights, self.window))
+
+    def _learn(self, batch: Batch) -> float:
+        """Update from examples with one target, or T, each."""
         check_batch(batch)
         if len(batch.items) == 0:
             return math.nan
-        self._grow(batch)
+        grow_drawn(self.items, batch, self.rng, np.float32(self.config.init_scale))
         self.recent.add(batch.items[batch.labels > 0], self.items.size)
         return in_steps(batch, self.config.max_step, self._update)
 
@@ -95,18 +111,26 @@ class Transformer:
         known = self.items.has(items)
         vectors = np.zeros((*items.shape, self.config.width), np.float32)
         vectors[known] = self.items.values[items[known]]
-        scores = np.einsum("qd,...md->qm" if items.ndim == 1 else "qd,qmd->qm", self.encode(query), vectors)
+        states = self.encode(query)
+        scores = np.einsum("qd,...md->qm" if items.ndim == 1 else "qd,qmd->qm", states, vectors)
+        for entries, added in zip(*self._returning(query, states), strict=True):
+            scores += np.where(items == entries[:, None], added[:, None], np.float32(0))
         return np.where(known, scores, np.float32(-np.inf)).astype(np.float32)
 
+    def _returning(self, query: Query, states: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """[window, Q] the items of each session, PAD where there is none, and what their places add to their scores."""
+        items, known, others = self._inputs(query)
+        entries = np.where(_session_until(items, known, others[3]) == items.shape[1], items, PAD)
+        used = (entries >= 0).any(axis=0)
+        added = states @ self._weights["returns.weight"][::-1][used].T
+        return entries[:, used].T, added.T
+
     def _score_all(self, query: Query) -> NDArray[np.float32]:
-        # A whole number of the kernel's blocks: it adds up the rows that are left over in another order, and so an
-        # item's score would depend on its number.
-        num_rows = min(-(-self.items.size // 16) * 16, len(self.items.values))
-        vectors = self.items.values[:num_rows].astype(np.float32, copy=False)
-        scores: NDArray[np.float32] = (self.encode(query) @ vectors.T)[:, : self.items.size]
-        present = self.items.present[: self.items.size]
-        if not present.all():
-            scores[:, ~present] = -np.inf
+        states = self.encode(query)
+        scores = self.items.products(states)
+        for entries, added in zip(*self._returning(query, states), strict=True):
+            rows = np.flatnonzero(entries >= 0)
+            scores[rows, entries[rows]] += added[rows]
         return scores
 
     def encode(self, query: Query) -> NDArray[np.float32]:
@@ -145,24 +169,11 @@ class Transformer:
         load_generator_state(self.rng, state["generator"])
         self.refused_updates = int(state["refused_updates"][0])
 
-    def _grow(self, batch: Batch) -> None:
-        """Draw vectors for all new items, and for those of the batch that had been removed."""
-        first, num_items = self.items.size, num_items_of(batch)
-        self.items.grow(num_items)
-        self._draw(np.arange(first, num_items))
-        items = np.concatenate([batch.items, batch.query.items.ravel()])
-        items = items[items >= 0]
-        self._draw(np.unique(items[~self.items.present[items]]))
-
-    def _draw(self, rows: NDArray[np.int64]) -> None:
-        if len(rows):
-            shape = (len(rows), self.config.width)
-            self.items.values[rows] = self.rng.standard_normal(shape, np.float32) * self.config.init_scale
-            self.items.touch(rows)
-
-    def _inputs(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Others]:
-        """[Q, window] item numbers, which have a vector, and what else the encoder takes of each entry."""
-        newest = newest_entries(query, self.config.window)
+    def _inputs(self, query: Query, is_whole: bool = False) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Others]:
+        """[Q, window] item numbers, which have a vector, and what else the encoder takes of each entry; as they stood
+        where the queries are whole sequences, each entry of which is read from."""
+        window = self.config.window
+        newest = newest_entries(query, window) if is_whole else skips_first(query, window, self.config.num_skips)
         others = (newest.items >= 0, newest.labels > 0, newest.signals.astype(np.int64))
         known = self.items.has(newest.items)
         return newest.items.astype(np.int64), known, (*others, newest.in_session.astype(np.int64))
@@ -174,13 +185,13 @@ class Transformer:
         if not all(torch.isfinite(part.sum()) for part in gradient):
             self.refused_updates += 1
             return math.inf
-        self.adam.step(gradient.dense)
+        self.adam.step(gradient.dense, self.pace)
         adagrad_rows(
             torch.from_numpy(self.items.values),
             torch.from_numpy(self.items.slots),
             torch.from_numpy(rows),
             gradient.rows,
-            self.config.row_rate,
+            self.config.row_rate * self.pace,
             self.config.row_decay,
         )
         self.items.touch(rows)
@@ -188,30 +199,39 @@ class Transformer:
 
     def _step(self, batch: Batch) -> tuple[Step, NDArray[np.int64]]:
         """What the gradient of a batch is computed from, and the R row numbers of its vectors, ascending."""
-        items, known, others = self._inputs(batch.query)
-        columns, chance = self._columns(batch.items)
+        items, known, others = self._inputs(batch.query, is_whole=batch.items.ndim > 1)
+        columns, chance = self._columns(batch.items[batch.weights > 0])
         rows, places = np.unique(np.concatenate([items[known], columns]), return_inverse=True)
         entries = np.zeros(items.shape, np.int64)
         entries[known] = places[: -len(columns)]
-        targets = np.searchsorted(columns, batch.items)
-        weights = batch.weights.astype(np.float32)
+        by_state = (len(items), -1)
         step = Step(
             self.items.values[rows].astype(np.float32, copy=False),
             places[-len(columns) :],
             np.log(chance),
-            torch.from_numpy(weights).sum().clamp(min=1e-12).numpy(),
             entries,
             known,
             *others,
-            targets,
-            not_competing(batch.query, columns, targets),
-            np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32),
-            weights,
+            _session_until(items, known, others[3]),
+            np.minimum(np.searchsorted(columns, batch.items), len(columns) - 1).reshape(by_state),
+            np.where(batch.labels > 0, 1.0, -1.0).astype(np.float32).reshape(by_state),
+            shares_of(batch.weights).reshape(by_state),
+            self._noise(items.shape),
         )
         return step, rows
 
+    def _noise(self, shape: tuple[int, int]) -> NDArray[np.float16]:
+        """[B, S, L, d] factors of dropout for histories [B, L]; it is rounded to a 256th."""
+        lost = round(256 * self.config.dropout)
+        num = 1 + 2 * self.config.num_layers if lost else 0
+        drawn = self.rng.integers(256, size=(shape[0], num, shape[1], self.config.width), dtype=np.uint8)
+        return np.where(drawn >= lost, np.float16(256 / (256 - lost)), np.float16(0))
+
     def _columns(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The items that compete, ascending, each once, and the chance each had to be among them."""
+        if self.items.size <= self.config.whole_catalogue:
+            every = np.flatnonzero(self.items.present[: self.items.size])
+            return every, np.ones(len(every), np.float32)
         drawn = self.recent.draw(self.config.num_recent, self.rng)
         uniform = self.rng.integers(self.items.size, size=self.config.num_uniform)
         columns = np.unique(np.concatenate([targets, drawn, uniform]))
@@ -219,3 +239,14 @@ class Transformer:
         num_drawn = len(targets) + len(drawn)
         chance = inclusion(self.recent.shares(columns), num_drawn, len(uniform), self.items.size)
         return columns, chance.astype(np.float32)
+
+
+def _session_until(
+    items: NDArray[np.int64], known: NDArray[np.bool_], in_session: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[Q, L] the place at which the next entry has the same item, L where none has; 0 for what has no vector or is not
+    of the session."""
+    places = np.arange(items.shape[1])
+    is_repeated = (items[:, :, None] == items[:, None, :]) & (places > places[:, None])
+    until = np.where(is_repeated.any(axis=2), is_repeated.argmax(axis=2), items.shape[1])
+    return np.where(known & (in_session > 0), until, 0)

@@ -49,7 +49,9 @@ class Moment:
     is_seen: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))  # [M] back only to fill n places
     # score
     scores: NDArray[np.float32] = field(default_factory=lambda: NO_SCORES)  # [M]; -inf sinks
-    parts: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # with `explain`: [M] by model
+    parts: dict[str, NDArray[np.float32]] = field(
+        default_factory=dict
+    )  # with `explain`: [M] by name, which add up to the score
     # select, respond
     slate: list[Pick] = field(default_factory=list)
     reply: SlateReply | None = None

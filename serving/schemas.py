@@ -46,7 +46,7 @@ class SlateItem(Struct, omit_defaults=True):
     score: float | None  # null where the model gave no finite number
     source: str  # what proposed the item
     propensity: float  # chance that this place was given to this item, the places before it being as they are
-    reason: dict[str, float] | UnsetType = UNSET  # with `explain`: the parts of the score
+    reason: dict[str, float] | UnsetType = UNSET  # with `explain`: the parts that the score is the sum of
 
 
 class SlateReply(Struct):

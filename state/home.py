@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from state.columns import CatalogueColumns
 from state.deltas import Delta, DeltaGap, DeltaLog
 from state.dictionary import Dictionary
 from state.meta import get_configs, get_event_time, get_held, get_version
-from state.model_state import ModelState, rounded
+from state.model_state import ModelState, rounded, user_tables
 from state.offsets import get_offsets
 from state.store import Stage, Store, StoreConfigurationChanged, Txn
 from state.tables import apply_delta, get_user_row, load_model
@@ -36,7 +37,7 @@ class Home(Generic[ModelT]):
         self._learn: Reading | None = None  # pins this version's rows by user
         self._mutex = threading.Lock()
         self._category_codes = category_codes
-        self.models: Mapping[str, ModelT] = build_models({})
+        self.models: Mapping[str, ModelT] = self._bound(build_models({}))
         self.dictionary: Dictionary | None = None
         self.catalogue = CatalogueColumns(category_codes)
         self.num_items = 0
@@ -108,17 +109,31 @@ class Home(Generic[ModelT]):
         except DeltaGap:
             self.models, numbers = self._built(txn, store), self._numbers_of(txn, store)
             for name, model in self.models.items():
-                load_model(txn, store, name, model, training=False, numbers=numbers)
+                self._load(txn, store, name, model, numbers)
         self.version, self.event_time = version, get_event_time(txn, store, "learn")
         self.learned_offsets = get_offsets(txn, store, "learn")
         self.held = get_held(txn, store)
 
     def _built(self, txn: Txn, store: Store) -> Mapping[str, ModelT]:
         try:
-            return self._build_models(get_configs(txn, store))
+            return self._bound(self._build_models(get_configs(txn, store)))
         except ValueError as error:
             text = f"store {store.path}: its models cannot be built by this program: {error}"
             raise StoreConfigurationChanged(f"{text}. Use the version that trains them") from error
+
+    def _load(self, txn: Txn, store: Store, name: str, model: ModelT, numbers: NDArray[np.int64]) -> None:
+        try:
+            load_model(txn, store, name, model, training=False, numbers=numbers)
+        except (LookupError, ValueError) as error:
+            text = f"store {store.path}: model {name!r} is of a form that this version does not know"
+            raise StoreConfigurationChanged(f"{text}. Train it anew with `runnel learn --rebuild {name}`") from error
+
+    def _bound(self, models: Mapping[str, ModelT]) -> Mapping[str, ModelT]:
+        """The models, reading their rows by user from here."""
+        for name, model in models.items():
+            for key, table in user_tables(model).items():
+                table.bind(partial(self.user_row, name, key))
+        return models
 
     def _numbers_of(self, txn: Txn, store: Store) -> NDArray[np.int64]:
         """By item number of the learn store, the fold store's, -1 where it has none."""

@@ -1,7 +1,7 @@
 # What of a model is saved, as structure alone: this package does not know the models.
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -49,12 +49,17 @@ class CellTableLike(Protocol):
 
 
 class UserTableLike(Protocol):
-    """Rows by user; a process holds few of them, those touched since the last commit at least."""
+    """Rows by user; a process holds few of them, those touched since the last commit at least.
+
+    What it does not hold it reads by the function that `bind` gave, while there is one.
+    """
 
     @property
     def width(self) -> int: ...
     def take_touched(self) -> list[bytes]: ...
     def row(self, user: bytes) -> NDArray[np.float32] | None: ...
+    def bind(self, read: Callable[[bytes], NDArray[np.float32] | None] | None) -> None: ...
+    def forget(self, user: bytes) -> None: ...
 
 
 class ModelState(Protocol):

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -57,17 +59,24 @@ def save_model(txn: Txn, store: Store, name: str, model: ModelState) -> ModelDel
     return delta
 
 
-def replace_model(txn: Txn, store: Store, name: str, model: ModelState) -> ModelDelta:
+def replace_model(txn: Txn, store: Store, name: str, model: ModelState, stored_as: str | None = None) -> ModelDelta:
     """Make `model` all that the store holds under `name`: what it held before goes, whatever shape it had.
 
     The delta makes whoever follows do the same; a home loads the model anew. The model's item numbers are the store's.
-    Rows by user go too: only those that the model touched stand afterwards. Whoever learns with another object of this
-    model must drop it, and load.
+    Rows by user go too: afterwards those stand that the model touched, or, where it is stored already under the name
+    `stored_as`, those stored there (all in memory for once). Whoever learns with another object of this model must
+    drop it, and load.
     """
     clear_model(txn, store, name)
     for table in model.tables.values():
         table.touch_all()
     delta = save_model(txn, store, name, model)
+    for table_name, by_user in user_tables(model).items() if stored_as else ():
+        pairs = list(txn.cursor(store.db(f"user_rows:{stored_as}/{table_name}", txn=txn)))
+        users = [bytes(user) for user, _ in pairs]
+        values = np.frombuffer(b"".join(row for _, row in pairs), "<f4").reshape(len(users), by_user.width)
+        put_user_rows(txn, store, f"user_rows:{name}/{table_name}", users, values)
+        delta.user_rows[table_name] = UserRows(users, rounded(values))
     delta.replaces = True
     return delta
 
@@ -215,12 +224,32 @@ def put_user_rows(txn: Txn, store: Store, name: str, users: Sequence[bytes], val
 
 def get_user_row(txn: Txn, store: Store, model: str, table: str, user: bytes) -> NDArray[np.float32] | None:
     """One row by user in full precision, as a learner reads through; None where there is none."""
+    if table not in read_specs(txn, store, model):
+        return None  # the database may be younger than the transaction
     data = txn.get(user, db=store.db(f"user_rows:{model}/{table}"))
     return None if data is None else np.frombuffer(data, "<f4")
 
 
-def forget_user_rows(txn: Txn, store: Store, user: bytes) -> None:
-    """Delete a user's rows of all tables of all models."""
+@contextmanager
+def reading_user_rows(store: Store, models: Mapping[str, ModelState]) -> Iterator[Txn]:
+    """A read transaction, from which the models read the rows by user that they do not hold while it is open."""
+    txn = store.begin_read_whole()
+    tables = [(name, key, table) for name, model in models.items() for key, table in user_tables(model).items()]
+    try:
+        for name, key, table in tables:
+            table.bind(partial(get_user_row, txn, store, name, key))
+        yield txn
+    finally:
+        for _, _, table in tables:
+            table.bind(None)
+        store.end_read(txn)
+
+
+def forget_user_rows(txn: Txn, store: Store, user: bytes, models: Mapping[str, ModelState] | None = None) -> None:
+    """Delete a user's rows of all tables of all models, and those that `models` hold."""
+    for held in (models or {}).values():
+        for held_table in user_tables(held).values():
+            held_table.forget(user)
     for model in read_models(txn, store):
         for table, spec in read_specs(txn, store, model).items():
             if spec.kind == "user_rows":

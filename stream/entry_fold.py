@@ -15,10 +15,12 @@ from state.follower import DeltaSource
 from state.record import Outcome, RecordLimits
 from state.records import Records
 from state.signals import SignalTable
+from state.slate import row_items
 from state.store import Store, Txn
 from stream.admission import NOT_ADMITTED, Admission, AdmissionConfig
 from stream.examples import Example, ExampleConfig
 from stream.replay import Replay
+from stream.shown import Shown
 
 _ITEM = slice(ITEM_OFFSET, ITEM_OFFSET + 4)
 
@@ -84,6 +86,8 @@ class EntryFold:
         self._replay = Replay(store, signals, examples.max_entries)
         self._max_entries = examples.max_entries
         self._learned = {code for code, signal in signals.by_code.items() if signal.weight > 0}
+        self._wanted = {code for code in self._learned if signals.labels[code] > 0}
+        self._shown = Shown(cache_users)
         self._gone = self._admission.expired()  # as of the entry that is being folded
 
     def fold(self, read: Sequence[FoldDelta]) -> list[Segment]:
@@ -119,7 +123,12 @@ class EntryFold:
         for user, received_at in delta.deleted_users:
             self._records.forget(user, received_at)
             self._replay.forget(user)
+            self._shown.forget(user)
         admitted = self._admission.admit(delta.entries["item"].astype(np.int64), read.names)
+        for user, row in delta.slates:
+            self._shown.add(user, row, self._numbers(row, read.names))
+        for user, row in delta.impressions:
+            self._shown.add_impression(user, row, self._numbers(row, read.names))
         expired = dict(admitted.expired)
         numbers = admitted.numbers.tolist()
         delta.entries["item"] = np.maximum(admitted.numbers, 0)
@@ -141,7 +150,13 @@ class EntryFold:
                 end = bisect_left(rows, entry[:KEY_BYTES])
             history = rows[max(0, end - self._max_entries) : end]
             if sequence.add(entry) is Outcome.NEW and entry[SIGNAL_OFFSET] in self._learned:
-                yield Example(entry, self._without_gone(history), user)
+                shown = self._shown.beside(user, entry) if entry[SIGNAL_OFFSET] in self._wanted else ()
+                yield Example(entry, self._without_gone(history), user, shown)
+
+    def _numbers(self, row: bytes, names: Sequence[str]) -> NDArray[np.int64]:
+        """Our numbers of the items of a slate or an impression, PAD for those that we do not know."""
+        places = row_items(row).tolist()
+        return np.fromiter((self.dictionary.find(names[place]) for place in places), np.int64, len(places))
 
     def _of_kept_items(self, examples: list[Example]) -> list[Example]:
         if not self._gone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,13 +17,13 @@ from models.base import Batch, Model
 from models.registry import build_models
 from state.follower import StoreSource
 from state.store import Store
-from stream.evaluation_report import Evaluation, Point, show, write
+from stream.evaluation_report import Evaluation, Point, SliceFigures, show, write
 from stream.examples import ExampleConfig
 from stream.fold import FoldConfig, FoldStage
 from stream.learn import LearnConfig, LearnStage
 from stream.prequential import PrequentialConfig
 from stream.readers import ReadEvent, open_data_set
-from stream.session_preq import PROTOCOL, SessionPreq
+from stream.session_preq import PROTOCOL, SessionPreq, Tally
 from stream.source import IterableSource
 
 BATCH_EVENTS = 256  # events between two updates of the models
@@ -60,13 +60,14 @@ def run_evaluation(name: str, models: tuple[str, ...], data: Path, out: Path, li
         tests=protocol.tests,
         seconds=run.span_seconds,
         config={"seed": seed, "limit": limit, "batch_events": BATCH_EVENTS} | _configurations(built),
-        models={model: tally.metrics() for model, tally in protocol.totals.items()},
+        models=_metrics(protocol.totals),
+        slices={part: _slice_figures(tallies) for part, tallies in protocol.slices.items()},
     )
     write(evaluation, points, out)
     show(evaluation, time.monotonic() - started, console)
     if run.num_rejected:
         console.print(f"{run.num_rejected:,} events broke a rule of the schema and were left out")
-    console.print(f"wrote {out}/metrics.json, running.csv and running.png")
+    console.print(f"wrote {out}/metrics.json, running.csv, slices.csv and running.png")
 
 
 class Observer(Protocol):
@@ -78,7 +79,10 @@ class Observer(Protocol):
 
 
 class Run:
-    """One evaluation under way: the two stages over stores in `folder`, models updated every `batch_events` events."""
+    """One evaluation under way: the two stages over stores in `folder`, models updated every `batch_events` events.
+
+    Of `config` stands what makes no difference between an evaluation and a running system.
+    """
 
     def __init__(
         self,
@@ -87,9 +91,11 @@ class Run:
         observer: Observer,
         seed: int,
         batch_events: int = BATCH_EVENTS,
+        config: LearnConfig | None = None,
     ) -> None:
         self.folder, self.models, self.rng = folder, models, np.random.default_rng(seed)
         self.observer, self.batch_events = observer, batch_events
+        self._config = config or LearnConfig()
         self.num_events = self.num_rejected = 0
         self._first_ms = self._last_ms = 0
 
@@ -102,7 +108,8 @@ class Run:
         """Fold and learn step by step, yielding the number of events learned so far."""
         max_events = self.batch_events * STEP_BATCHES
         # A test needs all of a session, so a record's whole sequence is read; each model cuts its own window from it.
-        config = LearnConfig(
+        config = replace(
+            self._config,
             batch_size=self.batch_events,
             max_entries_per_step=max_events,
             examples=ExampleConfig(max_entries=200),
@@ -138,6 +145,14 @@ class Run:
 def _points_since(run: Run, protocol: SessionPreq) -> list[Point]:
     """The metrics since the points before."""
     return [Point(run.num_events, protocol.tests, *since) for since in protocol.take_since().items()]
+
+
+def _metrics(tallies: Mapping[str, Tally]) -> dict[str, dict[str, float]]:
+    return {model: tally.metrics() for model, tally in tallies.items()}
+
+
+def _slice_figures(tallies: Mapping[str, Tally]) -> SliceFigures:
+    return SliceFigures(max((tally.tests for tally in tallies.values()), default=0), _metrics(tallies))
 
 
 def _configurations(models: dict[str, Model]) -> dict[str, object]:

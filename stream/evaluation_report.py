@@ -1,10 +1,10 @@
-# What an evaluation leaves behind: metrics.json, the running metric as CSV, a plot, and a table on the terminal.
+# What an evaluation leaves behind: metrics.json, the running metric and slices as CSV, a plot, a table on the terminal.
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +25,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class SliceFigures:
+    """The metrics of each model over the tests of one slice."""
+
+    tests: int
+    models: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One evaluation: what was run, over what, and what came out."""
 
@@ -35,6 +43,7 @@ class Evaluation:
     seconds: float  # of event time, first event to last: a property of the stream, so that a repeat gives the same file
     config: Mapping[str, object]
     models: Mapping[str, Mapping[str, float]]
+    slices: Mapping[str, SliceFigures]
 
     def document(self) -> dict[str, object]:
         """The metrics.json document; the same stream, settings and seed give the same bytes."""
@@ -46,11 +55,12 @@ class Evaluation:
             "seconds": self.seconds,
             "config": dict(self.config),
             "models": {name: dict(metrics) for name, metrics in self.models.items()},
+            "slices": {name: asdict(figures) for name, figures in self.slices.items()},
         }
 
 
 def write(evaluation: Evaluation, points: Sequence[Point], out: Path) -> None:
-    """Write metrics.json, running.csv and running.png below `out`, which is made when absent."""
+    """Write metrics.json, running.csv, slices.csv and running.png below `out`, which is made when absent."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(evaluation.document(), indent=2, sort_keys=True) + "\n")
     with (out / "running.csv").open("w", newline="") as file:
@@ -60,6 +70,12 @@ def write(evaluation: Evaluation, points: Sequence[Point], out: Path) -> None:
             writer.writerow(
                 [point.events, point.tests, point.model, *(f"{point.metrics[name]:.6f}" for name in METRICS)]
             )
+    with (out / "slices.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["slice", "tests", "model", *METRICS])
+        for part, figures in evaluation.slices.items():
+            for name, metrics in figures.models.items():
+                writer.writerow([part, figures.tests, name, *(f"{metrics[metric]:.6f}" for metric in METRICS)])
     _plot(evaluation, points, out / "running.png")
 
 
@@ -89,6 +105,14 @@ def show(evaluation: Evaluation, elapsed_seconds: float, console: Console) -> No
         title=f"{evaluation.stream}, {evaluation.protocol}: {evaluation.tests:,} tests in {evaluation.events:,} events",
         caption=f"{elapsed_seconds:,.0f} s of this machine",
     )
-    for name, metrics in evaluation.models.items():
-        table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in METRICS))
+    _add_rows(table, evaluation.models)
+    for part, figures in evaluation.slices.items():
+        table.add_section()
+        table.add_row(f"{part}: {figures.tests:,} tests", style="bold")
+        _add_rows(table, figures.models)
     console.print(table)
+
+
+def _add_rows(table: Table, models: Mapping[str, Mapping[str, float]]) -> None:
+    for name, metrics in models.items():
+        table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in METRICS))

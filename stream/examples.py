@@ -16,11 +16,13 @@ from stream.entry import SESSION_GAP_MS, refined_mask, session_mask
 
 
 class Example(NamedTuple):
-    """A packed entry to learn, and the packed entries of its user just before it, oldest first."""
+    """A packed entry to learn, the packed entries of its user just before it, oldest first, and the list of items that
+    it was taken from, where one was shown (`Shown.beside`)."""
 
     target: bytes
     history: list[bytes]
     user: bytes
+    shown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,26 @@ def batch_of(examples: Sequence[Example], signals: SignalTable, config: ExampleC
     targets: NDArray[np.void] = np.frombuffer(b"".join([example.target for example in examples]), ENTRY)
     entries, present = _aligned([example.history for example in examples])
     entries, present = _less_refined(entries, present, targets)
-    items = np.where(present, entries["item"].astype(np.int64), PAD)
+    before = np.where(present, entries["item"].astype(np.int64), PAD)
     at, now = entries["timestamp"].astype(np.int64), targets["timestamp"].astype(np.int64)
     labels = np.where(present, signals.labels[entries["signal"]], np.float32(0))
     in_session = session_mask(at, entries["session"], present, now, targets["session"], config.session_gap_ms)
-    query = Query(items=items, signals=entries["signal"], labels=labels, at=at, in_session=in_session, now=now)
+    users = np.empty(len(examples), object)
+    users[:] = [example.user for example in examples]
+    query = Query(
+        items=before, signals=entries["signal"], labels=labels, at=at, in_session=in_session, now=now, users=users
+    )
     codes = targets["signal"]
-    return Batch(query, targets["item"].astype(np.int64), signals.labels[codes], signals.weights[codes])
+    items, shown = targets["item"].astype(np.int64), _lists([example.shown for example in examples])
+    return Batch(query, items, signals.labels[codes], signals.weights[codes], shown=shown)
+
+
+def _lists(items: Sequence[Sequence[int]]) -> NDArray[np.int64] | None:
+    """[B, most] PAD behind them; None where there are none at all."""
+    width = max(map(len, items), default=0)
+    if width == 0:
+        return None
+    return np.array([[*of, *[PAD] * (width - len(of))] for of in items], np.int64)
 
 
 def _aligned(histories: Sequence[Sequence[bytes]]) -> tuple[NDArray[np.void], NDArray[np.bool_]]:

@@ -57,6 +57,21 @@ def unfit_losses(losses: Iterable[float]) -> str | None:
     return f"no finite gradient in {len(found)} batches" if found and all(map(math.isinf, found)) else None
 
 
+def guard(
+    models: Mapping[str, Model], changes: Mapping[str, ModelDelta], losses: Mapping[str, list[float]], version: int
+) -> None:
+    """Raise ModelHeld, naming the version that is the last good one, where what models learned is not finite.
+
+    `losses` are of those that learn, batch by batch.
+    """
+    reasons = {name: unfit(name, models[name], changes[name]) for name in losses}
+    for name, found in losses.items():
+        if models[name].replays and reasons[name] is None:  # what mixes others may refuse for their sake
+            reasons[name] = unfit_losses(found)
+    if bad := {name: f"{why}, at version {version}" for name, why in reasons.items() if why is not None}:
+        raise ModelHeld(bad)
+
+
 def hold(store: Store, reasons: Mapping[str, str], now: int) -> int:
     """Hold models beside those that are held, in a commit of its own that changes nothing else; its version."""
     return amend(store, now, lambda txn, _: put_held(txn, store, {**get_held(txn, store), **reasons}))

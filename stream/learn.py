@@ -11,20 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Batch, Model
-from state.deltas import Delta, DeltaLog, ModelDelta, encode
+from state.deltas import Delta, DeltaLog, encode
 from state.entry import SIGNAL_OFFSET
 from state.follower import DeltaSource
 from state.meta import check_model, check_signals, get_event_time, get_held, get_version, put_event_time, put_version
 from state.model_state import NEXT
 from state.offsets import LEARNED, add_totals, get_offsets, put_offsets
 from state.record import RecordLimits
+from state.rows import read_models
 from state.signals import SignalTable
 from state.store import Store, Txn
-from state.tables import forget_user_rows, load_model, save_model
+from state.tables import forget_user_rows, load_model, reading_user_rows, save_model
 from stream.admission import AdmissionConfig
 from stream.entry_fold import EntryFold, FoldDelta, read_deltas
 from stream.examples import Example, ExampleConfig, batch_of
-from stream.guard import ModelHeld, hold, unfit, unfit_losses
+from stream.guard import ModelHeld, guard, hold
 from stream.prequential import Prequential, PrequentialConfig
 from stream.rebuild import ModelRebuilt, RebuildConfig, Rebuilds, config_of, fingerprint, switch
 
@@ -38,6 +39,7 @@ class LearnConfig:
     batch_size: int = 256
     max_entries_per_step: int = 10_000  # a step ends with the delta that reaches it
     replay_ratio: float = 0.25  # examples drawn from stored records for each one of the stream, gradient models alone
+    replay_weight: float = 0.25  # how much such an example counts beside one of the stream
     cache_users: int = 20_000
     examples: ExampleConfig = field(default_factory=ExampleConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
@@ -137,6 +139,7 @@ class LearnStage:
         generator = store.get_meta(txn, "generator", str)
         if generator is not None:
             self._rng.bit_generator.state = json.loads(generator)
+        self._stored = set(read_models(txn, store))  # all others are told whole, with what they are built by
         for name, model in self.models.items():
             load_model(txn, store, name, model, training=True)
         self.rebuilds = Rebuilds(txn, store, self.models, self._config.rebuild)
@@ -159,7 +162,7 @@ class LearnStage:
         kept = self._sample(len(examples), max_trained)
         tally = _Tally({name: [] for name in self.models if name not in self.held})
         num_before = 0
-        with self._store.read() as txn:
+        with reading_user_rows(self._store, self.models) as txn:
             self._learn_stored(txn, tally)
             for expired, part in segments:
                 self._expire(expired)
@@ -241,7 +244,9 @@ class LearnStage:
     def _with_replay(self, txn: Txn, examples: Sequence[Example]) -> Batch:
         num_replayed = round(self._config.replay_ratio * len(examples))
         replayed = self._folded.draw(txn, self._rng, num_replayed) if num_replayed else []
-        return batch_of([*examples, *replayed], self._signals, self._config.examples)
+        batch = batch_of([*examples, *replayed], self._signals, self._config.examples)
+        batch.weights[len(examples) :] *= self._config.replay_weight
+        return batch
 
     def _commit(
         self, read: Sequence[FoldDelta], examples: Sequence[Example], losses: Mapping[str, list[float]], now: int
@@ -259,13 +264,14 @@ class LearnStage:
             # 4. Records, dictionary, users.
             self._folded.flush(txn)
             # 5. Models.
-            for user, _ in delta.deleted_users:
-                forget_user_rows(txn, self._store, user)
+            for user, _ in delta.deleted_users:  # with what the step learned of them, before or since
+                forget_user_rows(txn, self._store, user, self.models)
             changes = {name: save_model(txn, self._store, name, model) for name, model in self.models.items()}
-            self._guard(changes, losses)
+            guard(self.models, changes, losses, self.version)
             delta.models = {name: changed for name, changed in changes.items() if not name.endswith(NEXT)}
             for name, changed in delta.models.items():
-                changed.config = fingerprint(self.models[name]) if self.version == 0 else ""
+                if name not in self._stored:
+                    changed.config, changed.replaces = fingerprint(self.models[name]), True
             self.rebuilds.save(txn, self.prequential)
             # 6. Generator, metrics, totals.
             self._store.put_meta(txn, "generator", json.dumps(self._rng.bit_generator.state))
@@ -281,15 +287,7 @@ class LearnStage:
             self._deltas.append(txn, delta.version, encode(delta, self._folded.dictionary.name), now)
         # 9. Committed.
         self.version, self.offsets, self.fold_versions = delta.version, offsets, fold_versions
-
-    def _guard(self, changes: Mapping[str, ModelDelta], losses: Mapping[str, list[float]]) -> None:
-        """Raise ModelHeld where what models learned is not finite."""
-        reasons = {name: unfit(name, self.models[name], changes[name]) for name in losses}
-        for name, found in losses.items():
-            if self.models[name].replays and reasons[name] is None:  # what mixes others may refuse for their sake
-                reasons[name] = unfit_losses(found)
-        if bad := {name: f"{why}, at version {self.version}" for name, why in reasons.items() if why is not None}:
-            raise ModelHeld(bad)
+        self._stored |= delta.models.keys()
 
     def _totals(self, examples: Sequence[Example]) -> dict[tuple[str, str], int]:
         codes, counts = np.unique([example.target[SIGNAL_OFFSET] for example in examples], return_counts=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 _BATCH_ROWS = 16_384  # rows decoded at a time: bounds memory whatever the file's size
-_WEEK_MS = 7 * 24 * 3_600_000
+WEEK_MS = 7 * 24 * 3_600_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -104,7 +104,7 @@ def _read_diginetica(path: Path) -> Iterator[ReadEvent]:
         for period, session, item in zip(periods, sessions, items, strict=True):
             place = place + 1 if period == week else 0
             week = period
-            time = start + period * _WEEK_MS + place * 1000
+            time = start + period * WEEK_MS + place * 1000
             event = {
                 "event_id": f"diginetica-{row_number}",
                 "type": "view",
@@ -118,7 +118,7 @@ def _read_diginetica(path: Path) -> Iterator[ReadEvent]:
 
 
 # The ratings are of 1997 and 1998, and an event before 2000 looks like one in seconds: ten years of whole weeks later.
-_ML_100K_SHIFT_MS = 522 * _WEEK_MS
+_ML_100K_SHIFT_MS = 522 * WEEK_MS
 _STAR_SIGNALS = {5: "like", 4: "like", 3: "view", 2: "dislike", 1: "dislike"}
 
 

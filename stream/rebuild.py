@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from models.base import Batch, Model
+from models.base import Batch, Mixture, Model
 from models.configured import Configs
 from models.examples import cut
 from state.delta import Delta
@@ -58,12 +58,16 @@ class RebuildState(msgspec.Struct):
 def begin(store: Store, name: str) -> None:
     """Note that a model is to be rebuilt, from the beginning; the learner does it once it opens the store.
 
-    Raises ValueError naming the models of the store where it has none of that name.
+    It may be one that the store does not have yet: then the learner adds it, empty, and builds it beside that. Raises
+    ValueError where nothing was learned so far, or naming the models where there is none of that name.
     """
+    from models.registry import MODELS  # torch, which the fold process does without
+
     with store.read() as txn:
-        names = [model for model in read_models(txn, store) if not model.endswith(NEXT)]
-    if name not in names:
-        raise ValueError(f"no model {name!r} was learned; there are {', '.join(names) or 'none'}")
+        learned = read_models(txn, store)
+    if name not in MODELS or not learned:
+        names = ", ".join(sorted(MODELS)) if learned else "none before something is learned"
+        raise ValueError(f"no model {name!r} can be rebuilt; there are {names}")
     with store.write() as txn:
         _forget(txn, store, name)
         store.put_meta(txn, f"rebuild:{name}", RebuildState())
@@ -80,8 +84,11 @@ def cancel(store: Store, name: str) -> None:
 
 def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs) -> dict[str, Model]:
     """Fresh models as the settings have them; where one is rebuilt the served one, as it was trained, and the new one
-    as NAME.next. Raises ValueError naming a configuration that cannot be built."""
-    from models.registry import build_model, build_models  # torch, which the fold process does without
+    as NAME.next. One that is rebuilt because this version has another form of it begins anew, and is served so.
+
+    Raises ValueError naming a configuration that cannot be built.
+    """
+    from models.registry import build_model, build_models  # as above
 
     names = list(names)
     wanted = build_models(names, seed, configs)
@@ -90,7 +97,11 @@ def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs)
         stored = get_configs(txn, store)
     if not rebuilt:
         return wanted
-    served = build_models(names, seed, {**configs, **{name: stored[name] for name in rebuilt}})
+    served = build_models(wanted, seed, {**configs, **{name: stored[name] for name in rebuilt if name in stored}})
+    gone = [name for name in rebuilt if name in stored and fingerprint(served[name]) != canonical_config(stored[name])]
+    if gone:
+        _drop(store, gone)
+        return open_models(store, names, seed, configs)
     following = {name: build_model(name, seed, served, configs) for name in rebuilt}
     for name, model in following.items():
         with store.read() as txn:
@@ -99,6 +110,14 @@ def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs)
             _log.warning("the rebuild of model %s begins again: its configuration changed", name)
             begin(store, name)
     return {**{name + NEXT: model for name, model in following.items()}, **served}  # a mixture learns before its parts
+
+
+def _drop(store: Store, names: Iterable[str]) -> None:
+    """Forget models of a form that this program does not know."""
+    with store.write() as txn:
+        for name in names:
+            drop_model(txn, store, name)
+            _log.warning("model %s is of a form that this version does not know: it begins anew", name)
 
 
 def config_of(model: Model) -> dict[str, object]:
@@ -116,13 +135,13 @@ class Rebuilds:
     """The rebuilds that a learn stage has under way: of its models, those named NAME.next.
 
     Each learns some of the stored examples in every step, user by user in the order of their hashes; of what comes it
-    learns that of the users it has come to: the rest is stored, and learned with them. Once it has seen every user, it
-    is tested beside the served one; when its hit rate over enough tests is at least as good, it takes its place in a
-    commit of its own. All of it is in the step's commit: a kill resumes it.
+    learns that of the users it has come to: the rest is stored, and learned with them. (A mixture learns what comes
+    alone.) Once it has seen every user, it is tested beside the served one; when its hit rate over enough tests is at
+    least as good, it takes its place in a commit of its own. All of it is in the step's commit: a kill resumes it.
     """
 
     def __init__(self, txn: Txn, store: Store, models: Mapping[str, Model], config: RebuildConfig) -> None:
-        self._store, self._config = store, config
+        self._store, self._models, self._config = store, models, config
         found = {name: _state(txn, store, name) for name in _rebuilt(models)}
         self._states = {name: state for name, state in found.items() if state is not None}
 
@@ -149,7 +168,8 @@ class Rebuilds:
         state = self._walking(name)
         if state is None:
             return []
-        examples, after = folded.walk(txn, state.after, self._config.examples_per_step)
+        mixes = isinstance(self._models[name], Mixture)  # its parts have seen what is stored: it learns live alone
+        examples, after = ([], None) if mixes else folded.walk(txn, state.after, self._config.examples_per_step)
         state.after, state.is_replayed = after or state.after, after is None
         if state.is_replayed:  # from now on both are tested, with the same examples
             prequential.begin((name, name.removesuffix(NEXT)))
@@ -192,7 +212,7 @@ def switch(store: Store, name: str, model: Model, now: int) -> int:
     """Commit that `model` takes the place of the served one, whose hold ends; the version."""
 
     def change(txn: Txn, delta: Delta) -> None:
-        delta.models[name] = replace_model(txn, store, name, model)
+        delta.models[name] = replace_model(txn, store, name, model, stored_as=name + NEXT)
         delta.models[name].config = fingerprint(model)
         put_config(txn, store, name, fingerprint(model))
         sums = store.get_meta(txn, "prequential", dict[str, tuple[float, float]]) or {}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model
 from models.rank import target_ranks
+from stream.slices import SLICES, FirstSeen
 
 PROTOCOL = "SESSION-PREQ"
 CUTOFFS = (10, 20)
@@ -41,14 +42,17 @@ class SessionPreq:
     """Ranks each click's item among all items seen so far, less those already in its session.
 
     A click is a test when its session holds another item in the user's record. An item that no batch before held is a
-    miss. Ties count half. `since` holds what came after it was last emptied, for the running metric.
+    miss. Ties count half. `since` holds what came after it was last emptied, for the running metric; `slices` the
+    tests of each slice.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.totals = {name: Tally() for name in names}
         self.since = {name: Tally() for name in names}
+        self.slices = {part: {name: Tally() for name in names} for part in SLICES}
         self.tests = 0
         self._num_seen = 0
+        self._first_seen = FirstSeen()
 
     def observe(self, batch: Batch, models: Mapping[str, Model]) -> None:
         """Score the batch with every model as it stands; to be called before it is learned."""
@@ -57,13 +61,18 @@ class SessionPreq:
         tested = np.flatnonzero(others.any(axis=1) & (batch.labels > 0))
         targets = np.where(batch.items < self._num_seen, batch.items, PAD)[tested]
         session = np.where(query.in_session, query.items, PAD)[tested]
+        facts = self._first_seen.facts(batch)
+        parts = [(self.slices[part], is_in(facts)[tested]) for part, is_in in SLICES.items()]
         for name, total in self.totals.items():
             # All of the batch is scored though not all is tested: the models share work on one and the same query.
             ranks = target_ranks(models[name].score(query)[tested], targets, session)
             total.add(ranks)
             self.since[name].add(ranks)
+            for tallies, chosen in parts:
+                tallies[name].add(ranks[chosen])
         self.tests += len(tested)
         self._num_seen = max(self._num_seen, int(batch.items.max(initial=-1)) + 1)
+        self._first_seen.add(batch)
 
     def take_since(self) -> dict[str, dict[str, float]]:
         """Metrics by model since the last call; starts the next stretch."""

@@ -98,8 +98,8 @@ class BuildQuery:
         codes = _padded(entries["signal"], width, 0)
         labels = np.where(present, self._signals.labels[codes], np.float32(0))
         items = _padded(entries["item"].astype(np.int64), width, PAD)
-        order = moment.home.catalogue.order
-        moment.query = Query(items, codes, labels, at, in_session, now, order=order)
+        users, order = np.array([moment.request.user_id.encode()], object), moment.home.catalogue.order
+        moment.query = Query(items, codes, labels, at, in_session, now, users, order)
         unwanted = (labels <= 0) & (self._signals.weights[codes] > 0)  # an undo says nothing of the item
         newest_word = dict(zip(items[in_session].tolist(), unwanted[in_session].tolist(), strict=True))
         moment.just_skipped = {item for item, is_unwanted in newest_word.items() if is_unwanted}

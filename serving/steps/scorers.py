@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,15 @@ DEFAULT_MODEL = "blend"
 MODEL_ERRORS = (ArithmeticError, LookupError, RuntimeError, ValueError)
 
 
+@runtime_checkable
+class Explainer(Protocol):
+    """A model whose scores are sums over parts."""
+
+    def explain(self, query: Query, items: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """By name, what each part adds to the scores of `items`: [Q, M]."""
+        ...
+
+
 class Score:
     """Scores by the request's model; where none of them is finite, or it fails, by popularity, then by newness."""
 
@@ -38,9 +48,23 @@ class Score:
         if model is not None:
             moment.scores = self._scores(model, query, items)
             if moment.request.explain:
-                moment.parts = {name: self._scores(each, query, items) for name, each in home.models.items()}
+                moment.parts = self._parts(model, query, items)
         if model is None or not np.isfinite(moment.scores).any():
             self._fall_back(moment, query)
+
+    def _parts(self, model: Model, query: Query, items: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """What the score is the sum of, by name: one part where the model mixes none; nothing where it fails."""
+        if not issubclass(type(model), Explainer):
+            return {model.name: self._scores(model, query, items)}
+        try:
+            return {name: added[0] for name, added in cast("Explainer", model).explain(query, items).items()}
+        except MODEL_ERRORS as error:
+            self._failed(model, "explains nothing", error)
+            return {}
+
+    def _failed(self, model: Model, what: str, error: Exception) -> None:
+        self._errors.inc()
+        _LOG.warning("model %s %s: %s", model.name, what, error, exc_info=True)
 
     def _fall_back(self, moment: Moment, query: Query) -> None:
         for name, model in moment.home.models.items():
@@ -58,8 +82,7 @@ class Score:
         try:
             scores: NDArray[np.float32] = sunk(model.score(query, items)[0])
         except MODEL_ERRORS as error:
-            self._errors.inc()
-            _LOG.warning("model %s does not score: %s", model.name, error, exc_info=True)
+            self._failed(model, "does not score", error)
             return np.full(len(items), -np.inf, np.float32)
         return scores
 

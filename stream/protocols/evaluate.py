@@ -2,22 +2,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from stream.protocols.protocol import Trial
+from stream.protocols.protocol import Protocol, Trial
 from stream.protocols.registry import PROTOCOLS
 from stream.protocols.report import Report, show, write
 
 
-def run_protocol(name: str, models: tuple[str, ...], data: Path, out: Path, seeds: tuple[int, ...]) -> None:
+def run_protocol(
+    name: str,
+    models: tuple[str, ...],
+    data: Path,
+    out: Path,
+    seeds: tuple[int, ...],
+    protocols: Mapping[str, Protocol] = PROTOCOLS,
+) -> None:
     """Run the protocol `name` with each seed, print the table, and write the report below `out`.
 
     No models: those the protocol names. Raises DataError for data that is absent or wrong, ValueError for an unknown
     model.
     """
-    started, protocol, console = time.monotonic(), PROTOCOLS[name], Console()
+    started, protocol, console = time.monotonic(), protocols[name], Console()
     outcomes = []
     for seed in seeds:
         console.print(f"{protocol.name}, seed {seed}")

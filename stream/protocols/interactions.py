@@ -34,7 +34,8 @@ class Interactions:
     def batches(self, rng: np.random.Generator, size: int, max_entries: int) -> Iterator[Batch]:
         """One epoch: every interaction once, in an order drawn anew, as batches of `size`.
 
-        Its history is what stands before it, at most `max_entries`; without an order, as many of the user's others.
+        Its history is what stands before it, at most `max_entries`; without an order, as many
+        drawn from the user's others.
         """
         order = rng.permutation(len(self.items))
         starts = self.starts
@@ -47,6 +48,23 @@ class Interactions:
                 entries = _others(rng, places, starts[users], starts[users + 1], max_entries)
             ones = np.ones(len(places), np.float32)
             yield Batch(self._query(users, entries, places - starts[users]), self.items[places], ones, ones)
+
+    def sequences(
+        self, rng: np.random.Generator, size: int, length: int
+    ) -> Iterator[tuple[Query, NDArray[np.float32]]]:
+        """One epoch: users' interactions in pieces of `length`, the entry before each piece with it, in an order drawn
+        anew, as `size` sequences at a time and the weight of each entry. Every interaction is a target once."""
+        starts = self.starts
+        numbers = -(-np.diff(starts) // length)  # of pieces
+        users = np.repeat(np.arange(self.num_users), numbers)
+        nth = np.arange(len(users)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+        ends = starts[users + 1] - length * nth
+        order = rng.permutation(len(users))
+        for begin in range(0, len(order), size):
+            places = order[begin : begin + size]
+            entries = _up_to(ends[places], starts[users[places]], length + 1)
+            query = self._query(users[places], entries, ends[places] - starts[users[places]])
+            yield query, query.labels
 
     def queries(self, users: NDArray[np.int64], max_entries: int) -> Query:
         """The newest `max_entries` of each of these users, asked after their last."""
@@ -88,11 +106,11 @@ def _others(
     ends: NDArray[np.int64],
     num: int,
 ) -> NDArray[np.int64]:
-    """[Q, num] places from start to end but for the own one, each once: all where there are so few, else drawn."""
-    longest = int((ends - starts).max(initial=1))
-    all_places = starts[:, None] + np.arange(longest)
-    keys = rng.random(all_places.shape, np.float32)
-    keys[(all_places >= ends[:, None]) | (all_places == places[:, None])] = -1.0
-    kept = np.argsort(keys, axis=1)[:, -num:]
-    found: NDArray[np.int64] = np.where(np.take_along_axis(keys, kept, axis=1) >= 0, starts[:, None] + kept, -1)
+    """[Q, num] places drawn from start to end but for the own one, each once, ascending; -1 where a draw repeated."""
+    lengths = (ends - starts - 1)[:, None]
+    drawn = starts[:, None] + (rng.random((len(places), num)) * lengths).astype(np.int64)
+    drawn = np.sort(drawn + (drawn >= places[:, None]), axis=1)
+    drawn[:, 1:][drawn[:, 1:] == drawn[:, :-1]] = -1
+    drawn[lengths[:, 0] == 0] = -1
+    found: NDArray[np.int64] = np.take_along_axis(drawn, np.argsort(drawn >= 0, axis=1, kind="stable"), axis=1)
     return found

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,7 @@ class Figure(NamedTuple):
 
     mean: float
     spread: float  # largest less smallest over the seeds
-    error: float  # standard error of the mean over the tests, each the mean of its seeds
+    error: float  # standard error of the mean over the tests, each the mean of its seeds where these have the same
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class Report:
         return {name: {metric: self._figure(name, metric) for metric in self.protocol.metrics} for name in first}
 
     def _figure(self, model: str, metric: str) -> Figure:
-        runs = np.array([outcome.models[model][metric] for outcome in self.outcomes])  # [seeds, tests]
-        means, tests = runs.mean(axis=1), runs.mean(axis=0)
-        error = float(tests.std(ddof=1) / len(tests) ** 0.5) if len(tests) > 1 else 0.0
+        runs = [outcome.models[model][metric] for outcome in self.outcomes]  # a seed: [tests]
+        means = np.array([run.mean() for run in runs])
+        if len({len(run) for run in runs}) == 1:
+            error = _error(np.mean(runs, axis=0))
+        else:  # the seeds' tests are not the same ones
+            error = sum(_error(run) ** 2 for run in runs) ** 0.5 / len(runs)
         return Figure(float(means.mean()), float(np.ptp(means)), error)
 
     def document(self) -> dict[str, object]:
@@ -63,6 +67,11 @@ class Report:
             "standard_error": {name: {key: figure.error for key, figure in of.items()} for name, of in figures.items()},
             "references": {known.name: dict(known.metrics) for known in self.protocol.references},
         }
+
+
+def _error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean; 0 of a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def write(report: Report, out: Path) -> None:

@@ -1,14 +1,16 @@
 # Training by epochs, for protocols that allow it: the same `learn` as on a stream, over the same examples again.
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from models.base import Batch, Model
+from models.base import LearnsSequences, Model
 from models.registry import build_models
+from stream.protocols.interactions import Interactions
 from stream.rebuild import config_of
 
 
@@ -18,28 +20,66 @@ class Training:
 
     epochs: int = 1  # counters count once
     keys: Mapping[str, object] = field(default_factory=dict)  # what differs from the model's defaults
+    sequences: int = 0  # whole ones of a batch, learned at rates that fall to 0; 0: one example at a time
+
+
+class Lessons(NamedTuple):
+    """What is learned, and as what batches where it is learned one example at a time."""
+
+    data: Interactions
+    size: int  # examples of a batch
+    max_entries: int  # of a history
 
 
 def trained(
     names: tuple[str, ...],
     trainings: Mapping[str, Training],
     seed: int,
-    epoch: Callable[[np.random.Generator], Iterator[Batch]],
+    lessons: Lessons,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Model], dict[str, object]]:
     """Models by name and the parts they mix, each trained for its epochs; and how, for metrics.json.
 
     In every epoch each batch is learned by the models that are not done, in their order: a mixture before its parts.
+    Those that learn whole sequences do so apart.
     """
     torch.set_num_threads(1)  # sums in one order, whatever the number of cores: the figures do not depend on it
     models = build_models(names, seed, {name: training.keys for name, training in trainings.items() if training.keys})
-    epochs = {name: trainings.get(name, Training()).epochs for name in models}
+    of = {name: trainings.get(name, Training()) for name in models}
+    _by_example({name: model for name, model in models.items() if not of[name].sequences}, of, seed, lessons, say)
+    for name, model in models.items():
+        if of[name].sequences:
+            _by_sequence(model, of[name], np.random.default_rng(seed), lessons.data, say)
+    config: dict[str, object] = {
+        name: {"epochs": of[name].epochs, "sequences": of[name].sequences, **config_of(model)}
+        for name, model in models.items()
+    }
+    return models, config
+
+
+def _by_example(
+    models: Mapping[str, Model],
+    trainings: Mapping[str, Training],
+    seed: int,
+    lessons: Lessons,
+    say: Callable[[str], None],
+) -> None:
     rng = np.random.default_rng(seed)
-    for number in range(max(epochs.values())):
-        learning = [model for name, model in models.items() if number < epochs[name]]
-        losses = [[model.learn(batch) for model in learning] for batch in epoch(rng)]
+    last = max((trainings[name].epochs for name in models), default=0)
+    for number in range(last):
+        learning = [model for name, model in models.items() if number < trainings[name].epochs]
+        batches = lessons.data.batches(rng, lessons.size, lessons.max_entries)
+        losses = [[model.learn(batch) for model in learning] for batch in batches]
         means = [sum(of) / len(of) for of in zip(*losses, strict=True)]
         told = [f"{model.name} {mean:.4f}" for model, mean in zip(learning, means, strict=False) if mean == mean]
-        say(", ".join([f"epoch {number + 1} of {max(epochs.values())}", *told]))
-    config: dict[str, object] = {name: {"epochs": epochs[name], **config_of(model)} for name, model in models.items()}
-    return models, config
+        say(", ".join([f"epoch {number + 1} of {last}", *told]))
+
+
+def _by_sequence(
+    model: Model, training: Training, rng: np.random.Generator, data: Interactions, say: Callable[[str], None]
+) -> None:
+    assert isinstance(model, LearnsSequences), f"{model.name} learns no sequences"
+    for number in range(training.epochs):
+        model.pace = 1 - number / training.epochs
+        losses = [model.learn_sequences(*part) for part in data.sequences(rng, training.sequences, model.window)]
+        say(f"epoch {number + 1} of {training.epochs}, {model.name} {np.mean(losses):.4f}")

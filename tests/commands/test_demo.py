@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from commands.demo import Demo, DemoConfig
+from commands.demo_spotlight import shares_of
 from commands.settings import load_settings
 from commands.system import System
 
@@ -40,15 +41,26 @@ def test_users_live_on_the_api_without_errors_and_the_summary_tells_all_it_promi
         summary = asyncio.run(_run(system, Demo(settings, system, Console(stderr=True), _SMALL), 12.0))
     finally:
         system.stop()
-    assert set(summary) == {"events", "versions", "event_to_recommendation_ms", "view_rate", "errors"}
+    assert set(summary) == {"events", "versions", "event_to_recommendation_ms", "shares", "view_rate", "errors"}
     assert summary["errors"] == 0
     assert int(str(summary["events"])) > 2000
     assert int(str(summary["versions"])) > 1
     latency, rates = summary["event_to_recommendation_ms"], summary["view_rate"]
     assert isinstance(latency, dict)
     assert set(latency) == {"p50", "p99"}
+    shares = summary["shares"]
+    assert isinstance(shares, dict)
+    assert sum(shares.values()) == pytest.approx(1.0, abs=0.01)
     assert isinstance(rates, dict)
     assert set(rates) == {"learned", "control", "random", "oracle"}
     for interval in rates.values():
         assert 0 <= interval["low"] <= interval["mean"] <= interval["high"] <= 1
     assert rates["random"]["high"] < rates["oracle"]["low"]
+
+
+def test_a_part_s_share_is_how_far_it_moves_items_apart() -> None:
+    reasons = [{"transformer": 3.0, "age": 5.0, "recent": 0.5}, {"transformer": -3.0, "age": 5.0, "recent": -0.5}]
+    shares = shares_of(reasons)
+    assert list(shares) == ["transformer", "recent", "age"]
+    assert list(shares.values()) == pytest.approx([6 / 7, 1 / 7, 0.0])
+    assert shares_of([]) == shares_of([{"age": 1.0}, {"age": 1.0}]) == {}

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from models.base import PAD, Batch, Model, Query
 from models.examples import cut
 from models.tables import CellTable, RowTable
+from models.user_table import UserTable
 
 START_MS = 1_700_000_000_000
 WINDOW = 8
+NUM_USERS = 7  # of `random_clicks`
 Click = tuple[int, int, int, float]  # user, session, item, label; one a minute
 
 
@@ -36,6 +38,7 @@ def as_batches(clicks: Sequence[Click], sizes: Sequence[int]) -> list[Batch]:
             at=query["at"],
             in_session=query["in_session"].astype(np.bool_),
             now=now,
+            users=np.array([b"u%d" % click[0] for click in clicks], object),
         ),
         items=items,
         labels=labels.astype(np.float32),
@@ -46,11 +49,11 @@ def as_batches(clicks: Sequence[Click], sizes: Sequence[int]) -> list[Batch]:
 
 
 def random_clicks(num: int, seed: int = 0, num_items: int = 40) -> list[Click]:
-    """Clicks of 7 users whose catalogue grows while they click; one in six is a skip."""
+    """Clicks of NUM_USERS users whose catalogue grows while they click; one in six is a skip."""
     rng = np.random.default_rng(seed)
     clicks = []
     for number in range(num):
-        user = int(rng.integers(7))
+        user = int(rng.integers(NUM_USERS))
         item = int(rng.integers(max(3, num_items * (number + 1) // num)))
         clicks.append((user, 10 * user + number // 60, item, float(rng.random() > 1 / 6)))
     return clicks
@@ -68,6 +71,8 @@ def as_bytes(models: Mapping[str, Model]) -> dict[str, bytes]:
         for table_name, table in model.tables.items():
             for key, array in table_arrays(table).items():
                 held[f"{name}.{table_name}.{key}"] = array.tobytes()
+        for table_name, users in user_tables(model).items():
+            held[f"{name}.{table_name}"] = users.rows([b"u%d" % user for user in range(NUM_USERS)]).tobytes()
         for key, array in {**model.dense(), **model.training_state()}.items():
             held[f"{name}.{key}"] = array.tobytes()
     return held
@@ -84,11 +89,18 @@ def table_arrays(table: RowTable | CellTable) -> dict[str, NDArray[np.generic]]:
     return {str(row): np.array(sorted(cells.items()), np.float64) for row, cells in sorted(table.rows.items()) if cells}
 
 
+def user_tables(model: Model) -> Mapping[str, UserTable]:
+    """The tables by user of a model, none where it has none."""
+    tables: Mapping[str, UserTable] = getattr(model, "user_tables", {})
+    return tables
+
+
 class Store:
     """Keeps what models touched, as a checkpoint does, and gives it to fresh models."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], dict[int, tuple[NDArray[np.floating], NDArray[np.float32]]]] = {}
+        self.users: dict[tuple[str, str], dict[bytes, NDArray[np.float32]]] = {}
         self.cells: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
         self.dense: dict[str, dict[str, NDArray[np.float32]]] = {}
         self.training: dict[str, dict[str, NDArray[np.generic]]] = {}
@@ -97,6 +109,10 @@ class Store:
         """Take over what changed since the last save."""
         for name, model in models.items():
             self.dense[name], self.training[name] = model.dense(), model.training_state()
+            for table_name, by_user in user_tables(model).items():
+                touched = by_user.take_touched()
+                rows = dict(zip(touched, by_user.rows(touched), strict=True))
+                self.users.setdefault((name, table_name), {}).update(rows)
             for table_name, table in model.tables.items():
                 if isinstance(table, RowTable):
                     kept = self.rows.setdefault((name, table_name), {})
@@ -119,5 +135,20 @@ class Store:
                 else:
                     for (row, column), count in self.cells[name, table_name].items():
                         table.load(row, np.array([column]), np.array([count]))
+            for table_name, by_user in user_tables(model).items():
+                by_user.bind(self.users[name, table_name].get)
             model.load_dense(self.dense[name])
             model.load_training_state(self.training[name])
+
+
+def one_query(items: Sequence[int], labels: Sequence[float]) -> Query:
+    """A user's entries of one session, oldest first."""
+    row = np.array([items], np.int64)
+    return Query(
+        items=row,
+        signals=np.ones_like(row, np.uint8),
+        labels=np.array([labels], np.float32),
+        at=np.full_like(row, 1_700_000_000_000),
+        in_session=row != PAD,
+        now=np.array([1_700_000_300_000_0]),
+    )

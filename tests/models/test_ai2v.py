@@ -101,8 +101,11 @@ def test_each_row_of_many_is_scored_as_alone() -> None:
     learn({"m": model}, BATCHES)
     whole = model.score(BATCHES[3].query)
     for row in (0, 30):
-        alone = model.score(cut_query(BATCHES[3].query, slice(row, row + 1)))
-        np.testing.assert_allclose(alone[0], whole[row], rtol=1e-4, atol=1e-5)
+        query = cut_query(BATCHES[3].query, slice(row, row + 1))
+        np.testing.assert_allclose(model.score(query)[0], whole[row], rtol=1e-4, atol=1e-5)
+        some = np.array([7, 0, 7, 31, model.num_items + 3])  # a request's: by numpy
+        expected = np.append(whole[row, some[:-1]], -np.inf)
+        np.testing.assert_allclose(model.score(cut_query(query, slice(0, 1)), some)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_changes_nothing() -> None:

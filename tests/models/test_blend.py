@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.base import PAD, Query
+from models.base import PAD
 from models.blend import Blend
 from models.candidates import best_items, places_of, union
 from models.examples import cut
-from models.features import SKIPPED
+from models.features import PLACE, SKIPPED
 from models.registry import build_models
-from tests.models.examples import as_batches, learn, random_clicks
+from tests.models.examples import as_batches, learn, one_query, random_clicks
 
 
 def clusters(num: int, seed: int = 0) -> list[tuple[int, int, int, float]]:
@@ -24,25 +24,13 @@ def clusters(num: int, seed: int = 0) -> list[tuple[int, int, int, float]]:
     ]
 
 
-def learned(num: int = 4000) -> tuple[Blend, list[float]]:
-    models = build_models(["blend"])
+def learned(num: int = 4000, size: int = 64, others: tuple[str, ...] = ()) -> tuple[Blend, list[float]]:
+    models = build_models(["blend"], configs={"blend": {"others": others}})
     blend = models["blend"]
     assert isinstance(blend, Blend)
-    batches = as_batches(clusters(num), [64] * 100)
+    batches = as_batches(clusters(num), [size] * 100)
     losses = learn(models, batches)
     return blend, losses[:: len(models)]
-
-
-def one_query(items: list[int], labels: list[float]) -> Query:
-    row = np.array([items], np.int64)
-    return Query(
-        items=row,
-        signals=np.ones_like(row, np.uint8),
-        labels=np.array([labels], np.float32),
-        at=np.full_like(row, 1_700_000_000_000),
-        in_session=row != PAD,
-        now=np.array([1_700_000_300_000_0]),
-    )
 
 
 def test_it_ranks_the_topic_of_the_session_first_and_its_loss_falls() -> None:
@@ -80,7 +68,8 @@ def test_the_weight_of_likeness_to_skips_never_rises_above_its_bound() -> None:
     learn(models, as_batches(random_clicks(3000), [64] * 60))
     blend = models["blend"]
     assert isinstance(blend, Blend)
-    assert (blend.weights[:, list(SKIPPED)] <= -blend.config.min_skip_penalty).all()
+    assert (blend.weights[blend.by_length, SKIPPED] <= -blend.config.min_skip_penalty).all()
+    assert (blend.weights[blend.by_length.stop :, SKIPPED] <= 0).all()
 
 
 def test_only_what_a_source_proposed_has_a_score() -> None:
@@ -130,3 +119,66 @@ def test_of_a_sampled_batch_it_notes_all_items_and_takes_gradients_of_the_sample
     fresh.learn(replace(batch, sampled=np.zeros(64, np.bool_)))
     np.testing.assert_array_equal(fresh.weights, weights)
     assert np.isfinite(fresh.first_seen.values[batch.items, 0]).all()
+
+
+def test_items_of_an_age_have_weights_of_their_own() -> None:
+    hour, days = learned(60, size=10)[0], learned(4000)[0]  # a click a minute
+    by_age = [blend.weights[blend.by_age] for blend in (hour, days)]
+    assert by_age[0].any(axis=1).tolist() == [True, False, False, False]
+    assert by_age[1].any(axis=1).all()
+
+
+def test_what_a_session_holds_is_ranked_by_whether_it_is_taken_again() -> None:
+    rng = np.random.default_rng(0)
+    items = rng.integers(40, size=(40, 2))
+    clicks = [(session, session, int(items[session, step % 2]), 1.0) for step in range(40) for session in range(40)]
+    models = build_models(["blend"])
+    batches = as_batches(clicks, [64] * 25)
+    learn(models, batches)
+    query, targets = batches[-1].query, batches[-1].items  # the entry before the newest
+    scores = models["blend"].score(query)
+    assert np.mean((scores > scores[np.arange(len(targets)), targets][:, None]).sum(axis=1)) < 2
+
+
+def test_what_the_parts_add_is_the_score() -> None:
+    blend, _ = learned(2000, others=("conet", "ai2v"))
+    query, items = one_query([12, 22, 15], [1, 1, 0]), np.arange(40)
+    parts = blend.explain(query, items)
+    np.testing.assert_allclose(sum(parts.values()), blend.score(query, items), rtol=1e-4, atol=1e-4)
+    assert set(parts) == {
+        "transformer",
+        "covisitation",
+        "popularity",
+        "recent",
+        "trending",
+        "age",
+        "session",
+        "skipped",
+    } | set(blend.config.others)
+    assert parts["skipped"][0, 14] < parts["skipped"][0, 24] <= 0
+
+
+def test_a_list_says_which_of_two_was_taken_though_both_were_candidates() -> None:
+    (batch,) = as_batches(clusters(200), [200])
+    num, other = len(batch.items), (batch.items + 10) % 40  # of another topic
+    shown = np.stack([other, batch.items], axis=1)
+    with_lists, without = learned(2000)[0], learned(2000)[0]
+    for _ in range(20):
+        with_lists.learn(replace(batch, shown=shown))
+        without.learn(batch)
+    chances = [blend.score(batch.query, shown) @ np.array([-1.0, 1.0]) for blend in (with_lists, without)]
+    assert np.mean(chances[0]) > np.mean(chances[1])
+    unlisted = replace(batch, shown=np.full((num, 3), PAD))  # no list is known of any
+    assert learned(400)[0].learn(unlisted) == learned(400)[0].learn(batch)
+
+
+def test_what_stands_high_is_taken_more_often_and_that_is_no_merit_of_the_items() -> None:
+    blend, _ = learned(2000)
+    rng = np.random.default_rng(0)
+    (batch,) = as_batches(clusters(500), [500])
+    for _ in range(60):
+        shown = np.stack([rng.permutation(40)[:10] for _ in range(500)])
+        blend.learn(replace(batch, items=shown[:, 0], shown=shown))  # always the first, whatever it is
+    assert blend.weights[:, PLACE].sum() < -1
+    spread = blend.score(batch.query, np.arange(40)).std(axis=1).mean()
+    assert spread < 0.5 * learned(2000)[0].score(batch.query, np.arange(40)).std(axis=1).mean()

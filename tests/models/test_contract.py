@@ -8,7 +8,7 @@ import pytest
 
 from models.base import PAD, Model, Query
 from models.examples import cut
-from models.registry import MODELS, PARTS, build_models
+from models.registry import MODELS, build_models, parts_of
 from models.tables import RowTable
 from tests.models.examples import Store, as_batches, as_bytes, learn, random_clicks, table_arrays
 
@@ -30,6 +30,7 @@ def strangers(num_items: int) -> Query:
         at=np.zeros(items.shape, np.int64),
         in_session=items != PAD,
         now=np.array([0, 10**13, 10**13]),
+        users=np.array([b"nobody", b"u1", b"u2"], object),
     )
 
 
@@ -139,14 +140,14 @@ def test_an_empty_batch_teaches_nothing(name: str) -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_right_ones() -> None:
-    with pytest.raises(ValueError, match="unknown model 'bland'; the models are ai2v, blend, covisitation"):
+    with pytest.raises(ValueError, match="unknown model 'bland'; the models are ai2v, blend, conet, covisitation"):
         build_models(["recent", "bland"])
 
 
 def test_a_blend_brings_its_parts_and_learns_before_them() -> None:
     names = list(build_models(["blend"]))
     assert names[0] == "blend"
-    assert set(names) == {"blend", *PARTS["blend"]}
+    assert set(names) == {"blend", *parts_of("blend", {})}
 
 
 def test_choosing_more_models_changes_none() -> None:

@@ -9,11 +9,11 @@ import torch
 
 from models.attention import Encoder
 from models.base import Query
-from models.examples import cut_query
+from models.examples import cut_query, skips_first
 from models.negatives import RecentItems, inclusion
 from models.optimizer import adagrad_rows
 from models.transformer import Transformer, TransformerConfig
-from tests.models.examples import as_batches, as_bytes, learn, random_clicks
+from tests.models.examples import as_batches, as_bytes, learn, one_query, random_clicks
 
 SMALL = TransformerConfig(width=16, window=6, num_layers=2, num_recent=64, num_uniform=16)
 ENTRY = ("items", "signals", "labels", "at", "in_session")
@@ -52,11 +52,45 @@ def test_padding_changes_nothing() -> None:
     np.testing.assert_allclose(model.encode(long), model.encode(short), rtol=1e-5, atol=1e-6)
 
 
-def test_scores_are_dot_products_of_states_and_item_vectors() -> None:
+def test_scores_are_dot_products_and_an_item_of_the_session_has_its_place_added() -> None:
     model = built()
     learn({"m": model}, BATCHES)
     query = BATCHES[-1].query
-    np.testing.assert_allclose(model.score(query), model.encode(query) @ model.item_vectors().T, rtol=1e-5)
+    states, places = model.encode(query), model.dense()["returns.weight"]
+    expected = states @ model.item_vectors().T
+    read = skips_first(query, SMALL.window, SMALL.num_skips)
+    for row, (items, in_session) in enumerate(zip(read.items.tolist(), read.in_session.tolist(), strict=True)):
+        newest = {item: place for place, item in reversed(list(enumerate(items[: -SMALL.window - 1 : -1])))}
+        for item, place in newest.items():
+            if item >= 0 and in_session[-1 - place]:
+                expected[row, item] += states[row] @ places[place]
+    np.testing.assert_allclose(model.score(query), expected, rtol=1e-4, atol=1e-5)
+    chosen = model.score(replace(query), np.arange(model.num_items))
+    np.testing.assert_allclose(chosen, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_skips_take_one_place_before_what_was_wanted() -> None:
+    model, labels = built(config=TransformerConfig(width=16, window=4)), [1, 0, 1, 1, 0, 0, 1, 0]
+    learn({"m": model}, BATCHES)
+    query = one_query(range(8), labels)
+    np.testing.assert_array_equal(model.encode(query), model.encode(one_query([7, 2, 3, 6], [0, 1, 1, 1])))
+    assert not np.array_equal(model.encode(query), model.encode(one_query([5, 2, 3, 6], [0, 1, 1, 1])))
+    short = one_query([5, 3], [0, 1])
+    np.testing.assert_array_equal(model.encode(one_query([3, 4, 5], [1, 0, 0])), model.encode(short))
+
+
+def test_it_learns_whether_items_of_a_session_are_taken_again() -> None:
+    rng = np.random.default_rng(0)
+    order = rng.permuted(np.tile(np.arange(40), (60, 1)), axis=1)
+    above = {}
+    for num_items in (4, 40):  # of a session: taken in turn, so of 40 none is taken twice within a window
+        clicks = [(user, user, int(order[user, step % num_items]), 1.0) for step in range(36) for user in range(60)]
+        model, batches = built(config=TransformerConfig(width=16, dense_rate=5e-3)), as_batches(clicks, [60] * 36)
+        learn({"m": model}, batches)
+        scores, items = model.score(batches[-1].query), batches[-1].query.items[:, -4]
+        above[num_items] = np.median((scores > scores[np.arange(60), items][:, None]).sum(axis=1))
+    assert above[4] < 3
+    assert above[40] > 20
 
 
 @pytest.mark.parametrize("num_items", [1, 15, 16, 17, 1023, 1025, 3001])
@@ -71,9 +105,10 @@ def test_a_score_does_not_depend_on_the_items_number(num_items: int) -> None:
     np.testing.assert_array_equal(here.score(nobody)[:, moved], there.score(nobody))
 
 
+@pytest.mark.parametrize("has_distances", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_one_query_is_encoded_as_among_many(num_layers: int) -> None:
-    model = built(config=replace(SMALL, num_layers=num_layers))
+def test_one_query_is_encoded_as_among_many(num_layers: int, has_distances: bool) -> None:
+    model = built(config=replace(SMALL, num_layers=num_layers, has_distances=has_distances))
     learn({"m": model}, BATCHES)
     model.items.remove(np.array([3, 7]))  # unknown items stand in histories too
     for batch in (BATCHES[0], BATCHES[-1]):
@@ -139,7 +174,7 @@ def test_a_row_still_moves_after_a_long_stream() -> None:
 def test_a_skip_turns_the_state_away_before_any_was_learned() -> None:
     model = built(config=TransformerConfig(width=16, window=4))
     learn({"m": model}, as_batches([(user, user, user % 3, 1.0) for user in range(30)] * 4, [20] * 9))
-    likes = Query(**{name: getattr(BATCHES[0].query, name)[:1, -2:] for name in ENTRY}, now=np.zeros(1, np.int64))
+    likes = Query(**{name: getattr(BATCHES[0].query, name)[:1, -1:] for name in ENTRY}, now=np.zeros(1, np.int64))
     likes.items[:], likes.labels[:], likes.signals[:] = 1, 1.0, 1
     before = model.encode(likes) @ model.item_vectors()[1]
     likes.labels[:, -1] = 0.0

@@ -206,10 +206,12 @@ def test_before_anything_is_learned_the_newest_items_answer(tmp_path: Path) -> N
         assert loop.client.recommend("u")["model_version"] == 0
 
 
-def test_explain_tells_what_each_model_says(loop: Loop) -> None:
-    items = loop.client.recommend("u", n=2, explain=True)["items"]
-    assert isinstance(items, list)
-    assert {"popularity", "covisitation"} <= set(items[0]["reason"])
+def test_explain_tells_what_a_score_is_the_sum_of(loop: Loop) -> None:
+    for model, parts in (("", {"transformer", "covisitation", "skipped"}), ("popularity", {"popularity"})):
+        items = loop.client.recommend("u", n=2, model=model, explain=True)["items"]
+        assert isinstance(items, list)
+        assert parts <= set(items[0]["reason"])
+        assert sum(items[0]["reason"].values()) == pytest.approx(items[0]["score"], rel=1e-4)
     assert "reason" not in loop.client.recommend("u", n=2)["items"][0]  # type: ignore[index]
 
 

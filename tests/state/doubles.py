@@ -1,7 +1,7 @@
 # Models for tests: the tables are the real ones, the learning is made up.
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,13 @@ class UserTable:
     def take_touched(self) -> list[bytes]:
         touched, self._touched = list(self._touched), set()
         return touched
+
+    def bind(self, read: Callable[[bytes], NDArray[np.float32] | None] | None) -> None:
+        """All rows are here."""
+
+    def forget(self, user: bytes) -> None:
+        self._rows.pop(user, None)
+        self._touched.discard(user)
 
     def row(self, user: bytes) -> NDArray[np.float32] | None:
         return self._rows.get(user)

@@ -16,7 +16,7 @@ from state.follower import Follower, StoreSource
 from state.meta import put_held, put_version
 from state.signals import SignalTable
 from state.store import Store, Txn
-from state.tables import load_model, replace_model, save_model
+from state.tables import drop_model, load_model, replace_model, save_model
 from state.view import View
 from tests.state.doubles import TableModel
 
@@ -124,6 +124,24 @@ def test_a_model_may_be_replaced_by_one_of_another_shape(learner: Learner) -> No
         lines = {line[:2]: line[2] for line in dump_serving(txn, learner.node)}
     assert [name for name in lines if name[0] == "dense:m"] == [("dense:m", "other")]
     assert {len(row) for (table, _), row in lines.items() if table == "rows:m/embeddings"} == {2 * 6}
+
+
+def test_a_model_takes_the_rows_by_user_along_that_were_stored_for_it(learner: Learner) -> None:
+    """As a rebuild does: what it committed under its own name before is not in memory any more."""
+    learner.learn(3)
+    learner.follow()
+    following = TableModel()
+    following.users.set(b"u9", np.arange(3, dtype=np.float32))
+    with learner.store.write() as txn:
+        save_model(txn, learner.store, "m.next", following)
+    with learner.store.write() as txn:
+        learner.commit(txn, replace_model(txn, learner.store, "m", following, stored_as="m.next"))
+        drop_model(txn, learner.store, "m.next")
+    learner.model = following
+    learner.follow()
+    with learner.node.read() as txn:
+        users = {user for table, user, _ in dump_serving(txn, learner.node) if table == "user_rows:m/users"}
+    assert users == {"u9"}
 
 
 def test_a_view_loads_a_replaced_model_anew(learner: Learner) -> None:

@@ -223,6 +223,7 @@ def test_gradient_models_get_replayed_examples_and_counters_do_not(folded: Store
     assert replayed.items[:40].tolist() == counter.batches[1].items.tolist()
     assert (replayed.query.items[40:, -1] != PAD).all()
     assert set(replayed.query.now[40:].tolist()) <= {NOW + at for at in range(70)}
+    assert replayed.weights.tolist() == [1.0] * 40 + [0.25] * 20
 
 
 def test_under_load_gradient_models_train_on_a_sample_and_counters_on_all(folded: Store, learned: Store) -> None:

@@ -7,20 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.blend import Blend
 from models.configured import Configs, WrongConfiguration
 from models.popularity import Popularity
-from models.registry import build_models
+from models.registry import MODELS, build_models
 from models.tables import RowTable
 from models.transformer import Transformer
 from state.dump import dump, dump_serving
 from state.follower import Follower, StoreSource
-from state.meta import get_config, get_rebuilds
+from state.meta import canonical_config, get_config, get_configs, get_rebuilds, put_config
 from state.signals import SignalTable
 from state.store import Store, StoreConfigurationChanged
 from state.view import View
 from stream.learn import LearnConfig, LearnStage
 from stream.prequential import PrequentialConfig
 from stream.rebuild import ModelRebuilt, RebuildConfig, begin, cancel, open_models
+from tests.models.examples import one_query
 from tests.stream.helpers import NOW, JsonEvent, fold, value, view
 
 NAMES = ("popularity", "covisitation", "transformer", "blend")
@@ -31,7 +33,9 @@ NARROW: Configs = {"transformer": {"width": 16}}
 class System:
     """A fold and a learn store, and a learner over them."""
 
-    def __init__(self, path: Path, names: tuple[str, ...] = NAMES, min_tests: int = 40) -> None:
+    def __init__(
+        self, path: Path, names: tuple[str, ...] = NAMES, min_tests: int = 40, configs: Configs | None = None
+    ) -> None:
         self.path, self.names = path, names
         self.fold_store = Store(path / "fold", "fold", writer=True)
         self.learn_store = Store(path / "learn", "learn", writer=True)
@@ -40,7 +44,7 @@ class System:
         self.config = LearnConfig(batch_size=40, prequential=tests, rebuild=rebuild)
         self.values: list[bytes] = []
         self.num_events = 0
-        self.open({})
+        self.open(configs or {})
 
     def open(self, configs: Configs) -> None:
         models = open_models(self.learn_store, self.names, 0, configs)
@@ -65,12 +69,18 @@ class System:
         begin(self.learn_store, name)
         self.open(configs)
         for _ in range(60):
-            try:
-                self.learn(80)
-            except ModelRebuilt:
-                self.open(configs)
+            if self.learn_on(configs):
                 return
         raise AssertionError(self.stage.rebuilds.progress(self.stage.prequential))
+
+    def learn_on(self, configs: Configs) -> bool:
+        """Learn what comes, and open the models anew if one was rebuilt: whether one was."""
+        try:
+            self.learn(80)
+        except ModelRebuilt:
+            self.open(configs)
+            return True
+        return False
 
     def close(self) -> None:
         self.fold_store.close()
@@ -172,14 +182,14 @@ def test_a_rebuild_that_is_stopped_anywhere_goes_on_to_the_same_model(tmp_path: 
 def test_stored_records_are_learned_also_while_no_events_come(system: System) -> None:
     for _ in range(4):
         system.learn()
-    begin(system.learn_store, "blend")
-    system.open({"blend": {"learning_rate": 0.01}})
+    begin(system.learn_store, "transformer")
+    system.open(NARROW)
     told = []
     while system.stage.rebuilds.are_behind({}):
         assert system.stage.step(NOW).num_deltas == 0
         with system.learn_store.read() as txn:
             assert get_rebuilds(txn, system.learn_store) == system.stage.rebuilds.progress(system.stage.prequential)
-        told.append(system.stage.rebuilds.progress(system.stage.prequential)["blend"])
+        told.append(system.stage.rebuilds.progress(system.stage.prequential)["transformer"])
     assert len(told) > 3
     assert all(text.endswith("of the users learned") for text in told[:-1])
     assert told[-1].startswith("all users learned")
@@ -231,12 +241,66 @@ def test_a_configuration_that_changes_during_a_rebuild_begins_it_again(system: S
     assert system.stage.rebuilds.progress(system.stage.prequential)["transformer"].startswith("0%")
 
 
-def test_a_model_that_was_never_learned_cannot_be_rebuilt(system: System) -> None:
-    with pytest.raises(ValueError, match="no model 'popularity' was learned; there are none"):
+def test_only_a_model_that_there_is_can_be_rebuilt_and_nothing_before_something_is_learned(system: System) -> None:
+    with pytest.raises(ValueError, match="no model 'popularity' can be rebuilt; there are none before"):
         begin(system.learn_store, "popularity")
     system.learn()
-    with pytest.raises(ValueError, match="no model 'x' was learned; there are blend, covisitation, popularity"):
+    with pytest.raises(ValueError, match="no model 'x' can be rebuilt; there are ai2v, blend, conet, covisitation"):
         begin(system.learn_store, "x")
+
+
+def test_models_join_a_running_store_and_its_blend_and_every_home_follows(tmp_path: Path) -> None:
+    system = System(tmp_path, ("blend",), configs={"blend": {"others": []}})
+    for _ in range(4):
+        system.learn()
+    views = View(system.fold_store, system.learn_store, lambda configs: build_models(MODELS, 0, configs))
+    with Store(tmp_path / "node", "follow", writer=True) as node:
+        follower = Follower(node, SignalTable())
+        follower.step("learn", StoreSource(system.learn_store), NOW)
+        for name in ("conet", "ai2v", "blend"):  # by default a blend mixes them
+            begin(system.learn_store, name)
+        system.open({})
+        for _ in range(60):
+            system.learn_on({})
+            views.refresh()
+            with views.read() as home:
+                assert np.isfinite(home.models["blend"].score(one_query([1], [1.0]))).any()
+            if not system.stage.rebuilds.progress(system.stage.prequential):
+                break
+        follower.step("learn", StoreSource(system.learn_store), NOW, limit=10_000)
+        with node.read() as theirs, system.learn_store.read() as own:
+            assert dump_serving(theirs, node) == dump_serving(own, system.learn_store)
+            assert get_configs(theirs, node) == get_configs(own, system.learn_store)
+    with views.read() as home:
+        blend = home.models["blend"]
+        assert isinstance(blend, Blend)
+        assert [(part.name, part.num_items) for part in blend.parts.others] == [("conet", 12), ("ai2v", 12)]
+        assert blend.weights[:, -2:].any(axis=0).all()
+    views.close()
+    system.close()
+
+
+def test_a_model_of_a_form_that_this_version_does_not_know_begins_anew(system: System) -> None:
+    system.learn()
+    with system.learn_store.write() as txn:  # as an earlier version said
+        config = get_configs(txn, system.learn_store)["transformer"]
+        put_config(txn, system.learn_store, "transformer", canonical_config({**config, "form": 1}))
+    with pytest.raises(StoreConfigurationChanged, match=r"form 1 → 2.*runnel learn --rebuild transformer"):
+        system.open({})
+    system.rebuild("transformer", {})
+    transformer = system.stage.models["transformer"]
+    assert isinstance(transformer, Transformer)
+    assert transformer.items.present.any()
+
+
+def test_a_home_names_the_model_that_it_cannot_load(system: System) -> None:
+    system.learn()
+    with system.learn_store.write() as txn:
+        put_config(txn, system.learn_store, "transformer", canonical_config({"width": 32}))
+    views = View(system.fold_store, system.learn_store, lambda configs: build_models(NAMES, 0, configs))
+    with pytest.raises(StoreConfigurationChanged, match=r"'transformer' is of a form .*--rebuild transformer"):
+        views.refresh()
+    views.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+# What the blend looks at: how a skip speaks against what is like it.
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.base import PAD
+from models.features import skipped
+from models.transformer import Transformer, TransformerConfig
+from tests.models.examples import one_query
+
+
+def features(items: list[int], labels: list[float]) -> list[float]:
+    """Of items 1, 5 and PAD; items 0 to 3 are of one kind and 4 to 7 of another."""
+    transformer = Transformer(np.random.default_rng(0), TransformerConfig(width=2))
+    transformer.items.load(np.arange(8), np.repeat(np.eye(2, dtype=np.float32), 4, axis=0))
+    found: list[float] = skipped(one_query(items, labels), np.array([[1, 5, PAD]]), transformer)[0].tolist()
+    return found
+
+
+def test_nothing_is_like_a_skip_where_nothing_was_skipped() -> None:
+    assert features([0, 4], [1, 1]) == [0, 0, 0]
+
+
+def test_what_is_like_the_skip_is_and_what_is_not_is_not() -> None:
+    assert features([0], [0]) == [1, 0, 0]
+    assert features([99], [0]) == [0, 0, 0]  # an item that has no vector yet
+
+
+def test_several_skips_say_much_more_than_one_and_one_less_as_it_is_longer_ago() -> None:
+    assert features([0, 4], [0, 1])[0] == pytest.approx(0.8**4)
+    assert features([2, 0], [0, 0])[0] == pytest.approx(1.8**4)
+    assert features([1, 2, 3, 2, 0], [0.0] * 5)[0] == 16
+
+
+def test_who_takes_of_the_same_kind_is_not_tired_of_it() -> None:
+    assert features([2, 3, 0], [1, 1, 0])[0] == pytest.approx((1 / 2.44) ** 4)
+    assert features([6, 7, 0], [1, 1, 0])[0] == pytest.approx(1)
+
+
+def test_entries_beyond_the_newest_ten_say_nothing() -> None:
+    assert features([0] + [4] * 10, [0.0] + [1.0] * 10) == [0, 0, 0]
