@@ -42,8 +42,8 @@ def test_a_hold_is_ended_by_name(home: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_rebuild_is_ordered_and_stopped_by_name(home: Path) -> None:
-    with pytest.raises(CommandError, match="no model 'recent' was learned; there are popularity"):
-        learn(home=home, rebuild="recent")
+    with pytest.raises(CommandError, match="no model 'resent' can be rebuilt; there are ai2v, .*recent"):
+        learn(home=home, rebuild="resent")
     learn(home=home, rebuild="popularity")
     with Store(home / "learn") as store, store.read() as txn:
         assert get_rebuilds(txn, store) == {"popularity": "to begin when the learner runs"}

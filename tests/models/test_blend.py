@@ -175,9 +175,9 @@ def test_a_list_says_which_of_two_was_taken_though_both_were_candidates() -> Non
 def test_what_stands_high_is_taken_more_often_and_that_is_no_merit_of_the_items() -> None:
     blend, _ = learned(2000)
     rng = np.random.default_rng(0)
-    (batch,) = as_batches(clusters(500), [500])
-    for _ in range(60):
-        shown = np.stack([rng.permutation(40)[:10] for _ in range(500)])
+    (batch,) = as_batches(clusters(200), [200])
+    for _ in range(40):
+        shown = np.stack([rng.permutation(40)[:10] for _ in range(200)])
         blend.learn(replace(batch, items=shown[:, 0], shown=shown))  # always the first, whatever it is
     assert blend.weights[:, PLACE].sum() < -1
     spread = blend.score(batch.query, np.arange(40)).std(axis=1).mean()

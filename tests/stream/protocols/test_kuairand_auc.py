@@ -60,6 +60,6 @@ def test_labels_drawn_by_chance_are_told_by_nobody(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     draws = rng.integers([20, 3000, 2], size=(3000, 3)).tolist()
     made(tmp_path, *[(user, video, 1_649_581_149_000 + place, long) for place, (user, video, long) in enumerate(draws)])
-    outcome = KUAIRAND_AUC.run(Trial(tmp_path, ("popularity", "transformer", "blend"), 0, lambda _: None))
+    outcome = KUAIRAND_AUC.run(Trial(tmp_path, ("popularity", "transformer"), 0, lambda _: None))
     for name, of in outcome.models.items():
         assert abs(of["auc"].mean() - 0.5) < 0.05, name
