@@ -42,7 +42,7 @@ def test_a_hold_is_ended_by_name(home: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_rebuild_is_ordered_and_stopped_by_name(home: Path) -> None:
-    with pytest.raises(CommandError, match="no model 'resent' can be rebuilt; there are ai2v, .*recent"):
+    with pytest.raises(CommandError, match=r"no model 'resent' can be rebuilt; there are ai2v, .*recent"):
         learn(home=home, rebuild="resent")
     learn(home=home, rebuild="popularity")
     with Store(home / "learn") as store, store.read() as txn:
