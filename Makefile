@@ -32,8 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole system with simulated users and a live panel; Ctrl-C stops it
 	$(BIN)/python -m runnel up --demo
 
+# In their order, not the files of most tests first: those of few are the long ones, and none should begin last.
 test: setup  ## every test, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## linter, formatter, strict types
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.settings import load_settings
+from stream.fingerprint import fingerprint
 
 Figure = float | int | str | bool | None
 Row = Mapping[str, Figure]
@@ -29,15 +30,16 @@ def conditions(**extra: Figure) -> dict[str, Figure]:
         "ray": version("ray"),
         "lmdb": version("lmdb"),
         "commit": commit.stdout.strip() or None,
-        "configuration": configuration(),
+        "configuration": fingerprint(),
+        "settings": settings(),
         **extra,
     }
 
 
-def configuration() -> str:
-    """A fingerprint of all settings as a system started here would have them, less where it lies and listens."""
-    settings = load_settings().model_dump_json(exclude={"home", "data", "host", "port"})
-    return xxhash.xxh32_hexdigest(settings.encode())
+def settings() -> str:
+    """Of all settings as a system started here would have them, less where it lies and listens, eight hex digits."""
+    found = load_settings().model_dump_json(exclude={"home", "data", "host", "port"})
+    return xxhash.xxh32_hexdigest(found.encode())
 
 
 def report(

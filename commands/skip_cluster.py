@@ -15,6 +15,7 @@ from commands.history import simulated_events
 from commands.world import World, WorldConfig
 from models.base import PAD, Batch, Model, Query
 from models.candidates import best_items
+from models.configured import config_of
 from models.examples import cut_query, joined, newest_entries
 from models.rank import distinct, target_ranks
 from state.dictionary import Dictionary
@@ -25,7 +26,6 @@ from stream.protocols.by_user import ratio, sums
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
 from stream.protocols.without_skips import SUFFIX, build_pairs
 from stream.readers import ReadEvent
-from stream.rebuild import config_of
 
 NUM_EVENTS = 50_000
 NUM_SKIPS = 3

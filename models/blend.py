@@ -33,7 +33,7 @@ class BlendConfig:
     learning_rate: float = 0.005  # Adam
     session_bounds: tuple[int, ...] = (1, 2, 3, 5)  # sessions this long have weights of their own
     age_bounds: tuple[float, ...] = (1.0, 6.0, 24.0)  # and so have items first seen so many hours ago
-    min_skip_penalty: float = 4.0  # log odds that it costs at least to be like what was just skipped, see `skipped`
+    min_skip_penalty: float = 0.5  # log odds that it costs at least to be like three skips in a row, see `skipped`
 
 
 @dataclass(frozen=True)

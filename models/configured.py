@@ -3,8 +3,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TypeVar
+
+from models.base import Model
 
 _Config = TypeVar("_Config")
 Configs = Mapping[str, Mapping[str, object]]  # model → key → plain value
@@ -35,3 +37,9 @@ def configured(name: str, default: _Config, values: Mapping[str, object]) -> _Co
             raise WrongConfiguration(f"model {name!r}: {key} = {value!r} is not of type {kinds[key].__name__}")
         found[key] = value
     return replace(default, **found)  # type: ignore[type-var]
+
+
+def config_of(model: Model) -> dict[str, object]:
+    """The configuration that a model was built with, as plain values: it decides whether stored rows fit it."""
+    config = getattr(model, "config", None)
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.base import Batch, Model
+from models.configured import config_of
 from models.registry import build_models
 from state.follower import StoreSource
 from state.store import Store
 from stream.evaluation_report import Evaluation, Point, SliceFigures, show, write
 from stream.examples import ExampleConfig
+from stream.fingerprint import fingerprint
 from stream.fold import FoldConfig, FoldStage
 from stream.learn import LearnConfig, LearnStage
 from stream.prequential import PrequentialConfig
@@ -59,7 +61,7 @@ def run_evaluation(name: str, models: tuple[str, ...], data: Path, out: Path, li
         events=run.num_events,
         tests=protocol.tests,
         seconds=run.span_seconds,
-        config={"seed": seed, "limit": limit, "batch_events": BATCH_EVENTS} | _configurations(built),
+        config=_config(built, seed, limit),
         models=_metrics(protocol.totals),
         slices={part: _slice_figures(tallies) for part, tallies in protocol.slices.items()},
     )
@@ -155,7 +157,7 @@ def _slice_figures(tallies: Mapping[str, Tally]) -> SliceFigures:
     return SliceFigures(max((tally.tests for tally in tallies.values()), default=0), _metrics(tallies))
 
 
-def _configurations(models: dict[str, Model]) -> dict[str, object]:
-    """Each model's settings, as they stand in metrics.json."""
-    configs = ((name, getattr(model, "config", None)) for name, model in models.items())
-    return {name: asdict(config) for name, config in configs if is_dataclass(config) and not isinstance(config, type)}
+def _config(models: Mapping[str, Model], seed: int, limit: int | None) -> dict[str, object]:
+    """What was run, for metrics.json."""
+    run = {"configuration": fingerprint(), "seed": seed, "limit": limit, "batch_events": BATCH_EVENTS}
+    return run | {name: config_of(model) for name, model in models.items()}

@@ -41,7 +41,7 @@ class Evaluation:
     events: int
     tests: int
     seconds: float  # of event time, first event to last: a property of the stream, so that a repeat gives the same file
-    config: Mapping[str, object]
+    config: Mapping[str, object]  # by model, and `configuration`, the fingerprint of all defaults
     models: Mapping[str, Mapping[str, float]]
     slices: Mapping[str, SliceFigures]
 
@@ -103,7 +103,7 @@ def show(evaluation: Evaluation, elapsed_seconds: float, console: Console) -> No
         "model",
         *METRICS,
         title=f"{evaluation.stream}, {evaluation.protocol}: {evaluation.tests:,} tests in {evaluation.events:,} events",
-        caption=f"{elapsed_seconds:,.0f} s of this machine",
+        caption=f"configuration {evaluation.config['configuration']}; {elapsed_seconds:,.0f} s of this machine",
     )
     _add_rows(table, evaluation.models)
     for part, figures in evaluation.slices.items():

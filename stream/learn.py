@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Batch, Model
+from models.configured import config_of
 from state.deltas import Delta, DeltaLog, encode
 from state.entry import SIGNAL_OFFSET
 from state.follower import DeltaSource
@@ -27,7 +28,7 @@ from stream.entry_fold import EntryFold, FoldDelta, read_deltas
 from stream.examples import Example, ExampleConfig, batch_of
 from stream.guard import ModelHeld, guard, hold
 from stream.prequential import Prequential, PrequentialConfig
-from stream.rebuild import ModelRebuilt, RebuildConfig, Rebuilds, config_of, fingerprint, switch
+from stream.rebuild import ModelRebuilt, RebuildConfig, Rebuilds, canonical, switch
 
 Observer = Callable[[Batch, Mapping[str, Model]], None]
 
@@ -271,7 +272,7 @@ class LearnStage:
             delta.models = {name: changed for name, changed in changes.items() if not name.endswith(NEXT)}
             for name, changed in delta.models.items():
                 if name not in self._stored:
-                    changed.config, changed.replaces = fingerprint(self.models[name]), True
+                    changed.config, changed.replaces = canonical(self.models[name]), True
             self.rebuilds.save(txn, self.prequential)
             # 6. Generator, metrics, totals.
             self._store.put_meta(txn, "generator", json.dumps(self._rng.bit_generator.state))

@@ -1,7 +1,6 @@
 # Rebuilding a model: a new one is trained beside the served one, on stored records and live, and takes its place.
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import msgspec
 import numpy as np
 
 from models.base import Batch, Mixture, Model
-from models.configured import Configs
+from models.configured import Configs, config_of
 from models.examples import cut
 from state.delta import Delta
 from state.meta import (
@@ -98,7 +97,7 @@ def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs)
     if not rebuilt:
         return wanted
     served = build_models(wanted, seed, {**configs, **{name: stored[name] for name in rebuilt if name in stored}})
-    gone = [name for name in rebuilt if name in stored and fingerprint(served[name]) != canonical_config(stored[name])]
+    gone = [name for name in rebuilt if name in stored and canonical(served[name]) != canonical_config(stored[name])]
     if gone:
         _drop(store, gone)
         return open_models(store, names, seed, configs)
@@ -106,7 +105,7 @@ def open_models(store: Store, names: Iterable[str], seed: int, configs: Configs)
     for name, model in following.items():
         with store.read() as txn:
             trained_with = get_config(txn, store, name + NEXT)
-        if trained_with not in (None, fingerprint(model)):
+        if trained_with not in (None, canonical(model)):
             _log.warning("the rebuild of model %s begins again: its configuration changed", name)
             begin(store, name)
     return {**{name + NEXT: model for name, model in following.items()}, **served}  # a mixture learns before its parts
@@ -120,14 +119,8 @@ def _drop(store: Store, names: Iterable[str]) -> None:
             _log.warning("model %s is of a form that this version does not know: it begins anew", name)
 
 
-def config_of(model: Model) -> dict[str, object]:
-    """The configuration that decides whether stored rows fit the model."""
-    config = getattr(model, "config", None)
-    return dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else {}
-
-
-def fingerprint(model: Model) -> str:
-    """The same, canonical."""
+def canonical(model: Model) -> str:
+    """Its configuration as a store keeps it."""
     return canonical_config(config_of(model))
 
 
@@ -213,8 +206,8 @@ def switch(store: Store, name: str, model: Model, now: int) -> int:
 
     def change(txn: Txn, delta: Delta) -> None:
         delta.models[name] = replace_model(txn, store, name, model, stored_as=name + NEXT)
-        delta.models[name].config = fingerprint(model)
-        put_config(txn, store, name, fingerprint(model))
+        delta.models[name].config = canonical(model)
+        put_config(txn, store, name, canonical(model))
         sums = store.get_meta(txn, "prequential", dict[str, tuple[float, float]]) or {}
         store.put_meta(txn, "prequential", {**sums, name: sums[name + NEXT]})
         put_held(txn, store, {held: why for held, why in get_held(txn, store).items() if held != name})

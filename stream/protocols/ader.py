@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model, Query
+from models.configured import config_of
 from models.examples import cut
 from models.rank import target_ranks
 from models.registry import build_models
@@ -18,7 +19,6 @@ from state.signals import SignalTable
 from stream.protocols.metrics import ROWS, counted
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
 from stream.readers import WEEK_MS, open_data_set
-from stream.rebuild import config_of
 
 METRICS: Final = ("recall@20", "mrr@20", "recall@10", "mrr@10")
 MAX_ENTRIES = 50  # of a history

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xxhash import xxh64_intdigest
 
 from models.base import PAD, Batch, Model, Query
+from models.configured import config_of
 from models.examples import cut, cut_query, joined, newest_entries
 from models.registry import build_models
 from state.model_state import user_tables
@@ -22,7 +23,6 @@ from stream.protocols.by_user import ratio
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
 from stream.protocols.wrapped import Wrapped
 from stream.readers import ReadEvent, open_data_set
-from stream.rebuild import config_of
 
 METRICS = ("before", "after", "rise", "of no replay")
 HOUR_MS: Final = 3_600_000

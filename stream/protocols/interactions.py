@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,41 @@ class Interactions:
         """[num_users + 1] where each user's interactions begin."""
         return np.searchsorted(self.users, np.arange(self.num_users + 1))
 
-    def batches(self, rng: np.random.Generator, size: int, max_entries: int) -> Iterator[Batch]:
-        """One epoch: every interaction once, in an order drawn anew, as batches of `size`.
+    @property
+    def is_last(self) -> NDArray[np.bool_]:
+        """[N] whether it is its user's last, and not its only one."""
+        counts = np.diff(self.starts)
+        found = np.zeros(len(self.items), bool)
+        found[self.starts[1:][counts > 1] - 1] = True
+        return found
+
+    def less_last(self) -> Interactions:
+        """All but each user's last."""
+        return replace(self, users=self.users[~self.is_last], items=self.items[~self.is_last])
+
+    def batches(
+        self, rng: np.random.Generator, size: int, max_entries: int, chosen: NDArray[np.bool_] | None = None
+    ) -> Iterator[Batch]:
+        """One epoch: every interaction once, or every `chosen` [N] one, in an order drawn anew, as batches of `size`.
 
         Its history is what stands before it, at most `max_entries`; without an order, as many
         drawn from the user's others.
         """
-        order = rng.permutation(len(self.items))
+        order = rng.permutation(len(self.items) if chosen is None else np.flatnonzero(chosen))
+        yield from self._examples(rng, order, size, max_entries)
+
+    def streamed(self, rng: np.random.Generator, size: int, max_entries: int) -> Iterator[Batch]:
+        """The same as a stream would bring it: each user's in their order, from all users at once, and every user's
+        last near the end."""
+        counts, starts = np.diff(self.starts), self.starts
+        places = np.arange(len(self.items)) - starts[self.users]
+        yield from self._examples(
+            rng, np.argsort((places + rng.random(len(places))) / counts[self.users]), size, max_entries
+        )
+
+    def _examples(
+        self, rng: np.random.Generator, order: NDArray[np.int64], size: int, max_entries: int
+    ) -> Iterator[Batch]:
         starts = self.starts
         for begin in range(0, len(order), size):
             places = order[begin : begin + size]

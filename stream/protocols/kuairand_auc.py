@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.base import Batch, Model
+from models.configured import config_of
 from stream.evaluate import Run
 from stream.protocols.by_user import auc, auc_within
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
 from stream.protocols.without_skips import SUFFIX, build_pairs
 from stream.readers import DataError, ReadEvent
-from stream.rebuild import config_of
 
 METRICS = ("auc", "gain", "gauc", "gauc gain")
 BATCH_EVENTS = 16  # the stream is short, as in PREQ-5★

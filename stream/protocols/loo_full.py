@@ -14,7 +14,7 @@ from models.rank import target_ranks
 from stream.protocols.interactions import Interactions
 from stream.protocols.metrics import ROWS, counted
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
-from stream.protocols.training import Lessons, Training, trained
+from stream.protocols.training import WHOLE_SEQUENCES, Lessons, Training, trained
 from stream.readers import DataError
 
 METRICS = ("hr@10", "ndcg@10", "mrr@10")
@@ -84,21 +84,10 @@ def measured(held: HeldOut, trainings: Mapping[str, Training], trial: Trial) -> 
     return Outcome(len(held.train.items), tests, config)
 
 
-# SASRec's window, layers and first vectors (models.md §22); all items compete, as with its cross-entropy. The rows have
-# a data set to settle on, not a stream to follow: their squared gradients never shrink.
-_WHOLE = {
-    "window": 200,
-    "num_layers": 2,
-    "has_distances": True,
-    "init_scale": 0.02,
-    "row_decay": 1.0,
-    "whole_catalogue": 5000,
-    "dropout": 0.15,
-}
 _TRAININGS = {
     "item2vec": Training(epochs=4),
     "ai2v": Training(epochs=2),
-    "transformer": Training(12, _WHOLE, sequences=16),
+    "transformer": WHOLE_SEQUENCES,
 }
 _OURS = ("popularity", "item2vec", "ai2v", "transformer")
 

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model
+from models.configured import config_of
 from models.rank import target_ranks
 from models.registry import build_models
 from stream.evaluate import Run
 from stream.protocols.metrics import counted
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
 from stream.readers import DataError, ReadEvent, read_ml_100k_ratings
-from stream.rebuild import config_of
 
 METRICS = ("recall@10", "mrr@10")
 BATCH_EVENTS = 16  # the stream is short: models that learn every 256 events are behind for much of it

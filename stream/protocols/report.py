@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from stream.fingerprint import fingerprint
 from stream.protocols.protocol import Outcome, Protocol
 
 
@@ -61,7 +62,7 @@ class Report:
             "events": self.outcomes[0].num_events,
             "tests": self.num_tests,
             "seconds": 0.0,  # of event time: such data has no clock
-            "config": {"seeds": list(self.seeds), **self.outcomes[0].config},
+            "config": {"configuration": fingerprint(), "seeds": list(self.seeds), **self.outcomes[0].config},
             "models": {name: {key: figure.mean for key, figure in of.items()} for name, of in figures.items()},
             "spread": {name: {key: figure.spread for key, figure in of.items()} for name, of in figures.items()},
             "standard_error": {name: {key: figure.error for key, figure in of.items()} for name, of in figures.items()},
@@ -109,7 +110,8 @@ def show(report: Report, elapsed_seconds: float, console: Console) -> None:
     """Print the table: our figures, then published ones and floors."""
     protocol = report.protocol
     title = f"{protocol.name}, {protocol.stream}: {report.num_tests:,} tests, {len(report.seeds)} seeds"
-    caption = f"mean ± spread over seeds (standard error over tests); {elapsed_seconds:,.0f} s of this machine"
+    told = f"configuration {fingerprint()}; {elapsed_seconds:,.0f} s of this machine"
+    caption = f"mean ± spread over seeds (standard error over tests); {told}"
     table = Table("model", *protocol.metrics, "source", title=title, caption=caption)
     for name, of in report.figures().items():
         cells = (f"{figure.mean:.4f} ± {figure.spread:.4f} ({figure.error:.4f})" for figure in of.values())

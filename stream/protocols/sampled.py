@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream.protocols.interactions import Interactions
 from stream.protocols.metrics import ROWS, counted, ranks_among
 from stream.protocols.protocol import Outcome, Protocol, Reference, Trial
-from stream.protocols.training import Lessons, Training, trained
+from stream.protocols.training import WHOLE_SEQUENCES, Lessons, Training, trained
 from stream.readers import DataError
 
 METRICS = ("hr@10", "ndcg@10")
@@ -60,7 +60,7 @@ def measured(split: Sampled, trainings: dict[str, Training], trial: Trial) -> Ou
         trial.models,
         trainings,
         trial.seed,
-        Lessons(split.train, BATCH_EXAMPLES, MAX_ENTRIES),
+        Lessons(split.train, BATCH_EXAMPLES, MAX_ENTRIES, is_stream=split.train.is_ordered),
         trial.say,
     )
     ranks: dict[str, list[NDArray[np.float64]]] = {name: [] for name in trial.models}
@@ -101,7 +101,7 @@ _NCF_FILES = Files("ncf-ml-1m/ml-1m.train.rating.rebuilt.gz", "ncf-ml-1m/ml-1m.t
 # Chosen on interactions held out from the training files. All items at one time, so negatives are drawn from all.
 _STATIC = {"num_recent": 0, "num_uniform": 256, "max_step": BATCH_EXAMPLES}
 _CN_TRAININGS = {"conet": Training(12, _STATIC)}
-_NCF_TRAININGS = {"conet": Training(10, {**_STATIC, "width": 128})}
+_NCF_TRAININGS = {"conet": Training(3, {**_STATIC, "width": 128}), "transformer": WHOLE_SEQUENCES}
 
 
 def _figures(hit_rate: float, gain: float) -> dict[str, float]:
@@ -124,7 +124,7 @@ NCF_99 = Protocol(
     name="NCF-99",
     stream="ncf-ml-1m",
     metrics=METRICS,
-    models=("popularity", "conet"),
+    models=("popularity", "conet", "transformer", "blend"),
     references=(
         Reference("popularity", _figures(0.4538, 0.2545), "floor"),
         Reference("EASE", _figures(0.7192, 0.4494), "floor"),

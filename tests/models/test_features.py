@@ -9,6 +9,8 @@ from models.features import skipped
 from models.transformer import Transformer, TransformerConfig
 from tests.models.examples import one_query
 
+ONE = 1 / 2.71  # of three skips in a row
+
 
 def features(items: list[int], labels: list[float]) -> list[float]:
     """Of items 1, 5 and PAD; items 0 to 3 are of one kind and 4 to 7 of another."""
@@ -22,20 +24,35 @@ def test_nothing_is_like_a_skip_where_nothing_was_skipped() -> None:
     assert features([0, 4], [1, 1]) == [0, 0, 0]
 
 
+def of_kind(total: float) -> object:
+    """About what a cumulative sum adds."""
+    return pytest.approx(min(total, 2) ** 6, rel=1e-4)
+
+
 def test_what_is_like_the_skip_is_and_what_is_not_is_not() -> None:
-    assert features([0], [0]) == [1, 0, 0]
+    assert features([0], [0]) == [pytest.approx(12 + ONE**6), 0, 0]
     assert features([99], [0]) == [0, 0, 0]  # an item that has no vector yet
 
 
-def test_several_skips_say_much_more_than_one_and_one_less_as_it_is_longer_ago() -> None:
-    assert features([0, 4], [0, 1])[0] == pytest.approx(0.8**4)
-    assert features([2, 0], [0, 0])[0] == pytest.approx(1.8**4)
-    assert features([1, 2, 3, 2, 0], [0.0] * 5)[0] == 16
+def test_the_more_is_known_of_a_user_the_less_one_skip_says() -> None:
+    assert features([4, 5, 6, 0], [1, 1, 1, 0])[0] == pytest.approx(6 + ONE**6)
+    assert features([4] * 30 + [0], [1.0] * 30 + [0.0])[0] == pytest.approx(12 / 2**10 + ONE**6)
 
 
-def test_who_takes_of_the_same_kind_is_not_tired_of_it() -> None:
-    assert features([2, 3, 0], [1, 1, 0])[0] == pytest.approx((1 / 2.44) ** 4)
-    assert features([6, 7, 0], [1, 1, 0])[0] == pytest.approx(1)
+def test_three_skips_in_a_row_say_very_much_more_than_one_and_one_less_as_it_is_longer_ago() -> None:
+    assert features([0, 2, 3], [0, 0, 0])[0] == pytest.approx(12 + 1)
+    assert features([0, 2, 3, 4], [0, 0, 0, 1])[0] == of_kind(0.9)
+    assert features([0, 2, 4], [0, 0, 1])[0] == of_kind(0.9 * 1.9 * ONE)
+    assert features([1, 2, 3, 2, 0, 1, 2, 3, 4], [0.0] * 8 + [1])[0] == of_kind(0.9 * ONE * (1 - 0.9**8) / 0.1)
+
+
+def test_who_takes_of_the_same_kind_is_not_tired_of_it_but_may_become_so() -> None:
+    assert features([0, 2, 3, 0], [0, 0, 0, 1])[0] == of_kind(0.1)
+    assert features([0, 2, 0], [0, 0, 1])[0] == 0
+    known = 12 / 2 ** (2 / 3)
+    assert features([2, 3, 0], [1, 1, 0])[0] == pytest.approx(
+        known + ONE**6
+    )  # what was before tells of no change since
 
 
 def test_entries_beyond_the_newest_ten_say_nothing() -> None:

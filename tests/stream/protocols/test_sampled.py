@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from models.base import PAD
+from models.blend import Blend
 from models.popularity import Popularity
+from stream.fingerprint import fingerprint
 from stream.protocols.evaluate import run_protocol
 from stream.protocols.interactions import Interactions
 from stream.protocols.metrics import counted, ranks_among
 from stream.protocols.registry import PROTOCOLS
 from stream.protocols.sampled import Files, read_sampled
+from stream.protocols.training import Lessons, Training, trained
 from stream.readers import DataError
 
 FILES = Files("train.gz", "tests.gz", 3)
@@ -86,6 +89,26 @@ def test_an_epoch_holds_every_interaction_once_with_what_stands_before_it() -> N
             assert history.tolist() == [PAD] * (3 - len(before)) + before
 
 
+def test_a_streamed_epoch_keeps_each_user_s_order_and_ends_with_every_user_s_last() -> None:
+    orders = []
+    for seed in (0, 1):
+        batches = some(True).streamed(np.random.default_rng(seed), 8, max_entries=3)
+        order = np.concatenate([batch.items for batch in batches]).tolist()
+        assert sorted(order) == list(range(35))
+        assert all([item for item in order if item in own] == list(own) for own in (range(1, 5), range(5, 35)))
+        assert {4, 34} <= set(order[-9:])  # user 1's in the last quarter, where a thirtieth holds one of user 2's
+        orders.append(order)
+    assert orders[0] != orders[1]
+
+
+def test_each_user_s_last_can_be_left_out_and_learned_alone() -> None:
+    data = some(True)
+    assert data.less_last().items.tolist() == [0, 1, 2, 3, *range(5, 34)]  # of a user with one, that one stays
+    last = list(data.batches(np.random.default_rng(0), 1, 2, data.is_last))
+    found = {batch.items.item(): batch.query.items[0].tolist() for batch in last}
+    assert found == {4: [2, 3], 34: [32, 33]}
+
+
 def test_an_epoch_of_sequences_has_every_interaction_as_a_target_once() -> None:
     parts = list(some(True).sequences(np.random.default_rng(0), 4, length=7))
     targets, seen = [], []
@@ -140,6 +163,20 @@ def test_ranks_count_as_the_metrics_are_defined() -> None:
         counted(np.ones(1), ("auc",))
 
 
+def test_a_mixture_learns_from_each_user_s_last_which_its_parts_learn_afterwards() -> None:
+    users, items = np.repeat(np.arange(40), 6), np.tile(np.arange(6), 40)
+    data = Interactions(users, items, 40, 6)
+    trainings = {"blend": Training(keys={"others": []}), "transformer": Training(2, {"window": 8}, sequences=16)}
+    told: list[str] = []
+    models, _ = trained(("blend", "popularity"), trainings, 0, Lessons(data, 64, 5), told.append)
+    popularity, blend = models["popularity"], models["blend"]
+    assert isinstance(blend, Blend)
+    query = data.queries(np.array([0]), 5)
+    np.testing.assert_allclose(popularity.score(query)[0], np.log2(40))  # every interaction once
+    assert blend.num_steps == 2  # 40 of them, 16 at a time: of the first 16 no part knew the item
+    assert [line.partition(",")[0] for line in told] == ["epoch 1 of 1", "epoch 1 of 2", "epoch 2 of 2"]
+
+
 def test_a_protocol_reports_every_model_over_all_seeds_beside_the_figures_of_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tastes = rng.integers(2, size=20)
@@ -155,6 +192,7 @@ def test_a_protocol_reports_every_model_over_all_seeds_beside_the_figures_of_oth
     assert (tmp_path / "one" / "metrics.json").read_bytes() == (tmp_path / "two" / "metrics.json").read_bytes()
     assert (document["protocol"], document["tests"], document["events"]) == ("CN-99", 20, 240)
     assert document["config"]["seeds"] == [3, 4]
+    assert document["config"]["configuration"] == fingerprint()
     assert document["models"]["conet"]["hr@10"] > document["models"]["popularity"]["hr@10"]
     assert document["spread"]["popularity"] == {"hr@10": 0.0, "ndcg@10": 0.0}
     assert document["references"]["CoNet"] == {"hr@10": 0.7116, "ndcg@10": 0.4213}
