@@ -20,7 +20,7 @@ from models.examples import Places, cut_query, in_steps, newest_entries, shares_
 from models.item_vectors import ItemVectors, adagrad_table
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion, not_competing
-from models.optimizer import DenseAdam, FlatWeights
+from models.optimizer import DenseAdam, FlatWeights, dense_of, load_dense
 from models.random_state import generator_state, load_generator_state
 from models.softmax_loss import sampled_softmax
 from models.tables import CellTable, RowTable
@@ -168,12 +168,10 @@ class AI2V:
         return newest.items, self.vectors.contexts.has(newest.items), others
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
-        return {name: weight.detach().numpy().copy() for name, weight in self.scorer.named_parameters()}
+        return dense_of(self.scorer)
 
     def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        with torch.no_grad():
-            for name, weight in self.scorer.named_parameters():
-                weight.copy_(torch.from_numpy(np.asarray(weights[name], np.float32)))
+        load_dense(self.scorer, weights)
         self.biases.changes += 1  # what was computed with the old weights is stale
 
     def training_state(self) -> dict[str, NDArray[np.generic]]:

@@ -17,7 +17,7 @@ from models.drawn import grow_drawn
 from models.examples import in_steps
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion
-from models.optimizer import DenseAdam, FlatWeights, adagrad_rows
+from models.optimizer import DenseAdam, FlatWeights, adagrad_rows, dense_of, load_dense
 from models.pairs import PairStep, Tower, attended, gradient_of
 from models.random_state import generator_state, load_generator_state
 from models.tables import CellTable, RowTable
@@ -132,12 +132,10 @@ class CoNet:
         return self.items.values[: self.items.size].astype(np.float32, copy=False)
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
-        return {name: weight.detach().numpy().copy() for name, weight in self.tower.named_parameters()}
+        return dense_of(self.tower)
 
     def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        with torch.no_grad():
-            for name, weight in self.tower.named_parameters():
-                weight.copy_(torch.from_numpy(np.asarray(weights[name], np.float32)))
+        load_dense(self.tower, weights)
 
     def training_state(self) -> dict[str, NDArray[np.generic]]:
         own = {"generator": generator_state(self.rng), "refused_updates": np.array([self.refused_updates])}

@@ -3,16 +3,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Query
 
-_OF_ENTRIES: Final = ("items", "signals", "labels", "at", "in_session")  # fields of a query
+_FILLS: Final = {"items": PAD, "signals": 0, "labels": 0, "at": 0, "in_session": False}  # where there is no entry
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 Places: TypeAlias = slice | NDArray[np.int64]
+
+
+class _Change(Protocol):
+    def __call__(self, values: NDArray[_Scalar], fill: int, /) -> NDArray[_Scalar]: ...
 
 
 def cut(batch: Batch, rows: Places) -> Batch:
@@ -81,16 +85,7 @@ def newest_entries(query: Query, window: int) -> Query:
         newest = values[:, -window:]
         return np.pad(newest, ((0, 0), (missing, 0)), constant_values=fill) if missing else newest
 
-    return Query(
-        items=newest(query.items, PAD),
-        signals=newest(query.signals, 0),
-        labels=newest(query.labels, 0),
-        at=newest(query.at, 0),
-        in_session=newest(query.in_session, False),
-        now=query.now,
-        users=query.users,
-        order=query.order,
-    )
+    return _changed(query, newest)
 
 
 def arranged(query: Query, order: NDArray[np.integer] | NDArray[np.bool_]) -> Query:
@@ -100,16 +95,12 @@ def arranged(query: Query, order: NDArray[np.integer] | NDArray[np.bool_]) -> Qu
     def moved(values: NDArray[_Scalar], fill: int) -> NDArray[_Scalar]:
         return np.where(kept, np.take_along_axis(values, places, axis=1), values.dtype.type(fill))
 
-    return Query(
-        items=moved(query.items, PAD),
-        signals=moved(query.signals, 0),
-        labels=moved(query.labels, 0),
-        at=moved(query.at, 0),
-        in_session=moved(query.in_session, False),
-        now=query.now,
-        users=query.users,
-        order=query.order,
-    )
+    return _changed(query, moved)
+
+
+def _changed(query: Query, change: _Change) -> Query:
+    """The queries with other entries: what `change` makes of each field, told what stands for no entry there."""
+    return replace(query, **{name: change(getattr(query, name), fill) for name, fill in _FILLS.items()})
 
 
 def skips_first(query: Query, window: int, num_skips: int) -> Query:
@@ -141,7 +132,7 @@ def every_target(sequences: Query, weights: NDArray[np.float32], window: int) ->
     whole, weights = newest_entries(cut_query(sequences, rows), window + 1), weights[rows]
     newest = slice(-weights.shape[1], None)
     return Batch(
-        query=replace(whole, **{name: getattr(whole, name)[:, :-1] for name in _OF_ENTRIES}),
+        query=replace(whole, **{name: getattr(whole, name)[:, :-1] for name in _FILLS}),
         items=np.where(weights != 0, whole.items[:, newest], whole.items[:, -1:]),
         labels=np.where(weights != 0, whole.labels[:, newest], np.float32(0)),
         weights=weights,

@@ -24,6 +24,18 @@ class FlatWeights:
             start = part.stop
 
 
+def dense_of(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """A module's weights by name, copied."""
+    return {name: weight.detach().numpy().copy() for name, weight in module.named_parameters()}
+
+
+def load_dense(module: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write weights of these names into a module, in place."""
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            weight.copy_(torch.from_numpy(np.asarray(weights[name], np.float32)))
+
+
 class DenseAdam:
     """Adam (Kingma & Ba 2015) over all weights of a module as one vector: five operations a step."""
 

@@ -19,7 +19,7 @@ from models.encode_one import Entries, encode_one
 from models.examples import every_target, in_steps, newest_entries, shares_of, skips_first
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion
-from models.optimizer import DenseAdam, FlatWeights, adagrad_rows
+from models.optimizer import DenseAdam, FlatWeights, adagrad_rows, dense_of, load_dense
 from models.random_state import generator_state, load_generator_state
 from models.step import Compute, Step, gradient_of
 from models.tables import CellTable, RowTable
@@ -151,12 +151,10 @@ class Transformer:
         return self.items.values[: self.items.size].astype(np.float32, copy=False)
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
-        return {name: weight.detach().numpy().copy() for name, weight in self.encoder.named_parameters()}
+        return dense_of(self.encoder)
 
     def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        with torch.no_grad():
-            for name, weight in self.encoder.named_parameters():
-                weight.copy_(torch.from_numpy(np.asarray(weights[name], np.float32)))
+        load_dense(self.encoder, weights)
         self.items.changes += 1  # what was computed with the old weights is stale
 
     def training_state(self) -> dict[str, NDArray[np.generic]]:
