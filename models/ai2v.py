@@ -21,7 +21,7 @@ from models.item_vectors import ItemVectors, adagrad_table
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion, not_competing
 from models.optimizer import DenseAdam, FlatWeights, dense_of, load_dense
-from models.random_state import generator_state, load_generator_state
+from models.resume import Resumes
 from models.softmax_loss import sampled_softmax
 from models.tables import CellTable, RowTable
 from models.target_attention import NUM_GAPS, History, TargetAttention, Targets
@@ -48,7 +48,7 @@ class AI2VConfig:
     max_step: int = 128  # examples of one step: a larger batch is learned in several, in its order
 
 
-class AI2V:
+class AI2V(Resumes):
     """Attentive Item2Vec (Barkan, Caciularu, Katz & Koenigstein 2020) on a stream.
 
     Of the user's newest entries l_m, the target j gathers z_j = R [sum_m a_jm B_c u_{l_m}] over heads, a_j = softmax_m
@@ -72,7 +72,7 @@ class AI2V:
         self.adam = DenseAdam(FlatWeights(self.scorer), self.config.dense_rate)
         self._weights = {name: weight.detach().numpy() for name, weight in self.scorer.named_parameters()}  # views
         self.recent = RecentItems(self.config.recent_capacity)
-        self.refused_updates = 0  # steps not taken because a gradient was not finite
+        self.refused_updates = 0
         self._memo = Memo((self.vectors.contexts, self.vectors.targets, self.biases))
         self._projected: tuple[tuple[int, int], Targets] | None = None  # changes, all items
 
@@ -100,7 +100,7 @@ class AI2V:
             return kept if kept is not None else self._memo.keep(query, self._score(query, None))
         if kept is not None:
             return picked(kept, np.broadcast_to(items, (len(kept), items.shape[-1])), -np.inf)
-        return self._score(query, items)
+        return self._score_one(query, items) if len(query.now) == 1 else self._score(query, items)
 
     @torch.inference_mode()
     def _score(self, query: Query, items: NDArray[np.int64] | None) -> NDArray[np.float32]:
@@ -110,8 +110,6 @@ class AI2V:
         scores = np.full((len(query.now), num), -np.inf, np.float32)
         if self.num_items == 0 or num == 0:
             return scores
-        if items is not None and len(scores) == 1:  # a request
-            return np.where(known, self._score_one(query, np.where(known, items, 0).ravel()), np.float32(-np.inf))
         if items is None:
             targets = self._all_projected()
         else:
@@ -126,13 +124,18 @@ class AI2V:
             scores[rows] = (found[0][places[rows]] if has_own and is_one else found).numpy()
         return np.where(known, scores, np.float32(-np.inf))
 
-    def _score_one(self, query: Query, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[1, M] the scores of some items for the only query."""
+    def _score_one(self, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[1, M] the scores of some items for the only query, which is what a request asks."""
+        has_vector = self.vectors.targets.has(items)
+        if not has_vector.any():
+            return np.full((1, items.shape[-1]), -np.inf, np.float32)
         newest, known, others = self._entries(query)
         vectors = np.zeros((newest.shape[1], self.config.width), np.float32)
         vectors[known[0]] = self.vectors.contexts.values[newest[known]]
         past = Past(vectors, known[0], *(values[0] for values in others))
-        return attend_one(self._weights, self.config.num_heads, past, *self._vectors(rows))[None]
+        targets = self._vectors(np.where(has_vector, items, 0).ravel())
+        scores = attend_one(self._weights, self.config.num_heads, past, *targets)
+        return np.where(has_vector, scores, np.float32(-np.inf)).reshape(1, -1)
 
     def _all_projected(self) -> Targets:
         """All items as targets; computed anew once a row or a weight has changed."""
@@ -173,16 +176,6 @@ class AI2V:
     def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         load_dense(self.scorer, weights)
         self.biases.changes += 1  # what was computed with the old weights is stale
-
-    def training_state(self) -> dict[str, NDArray[np.generic]]:
-        own = {"generator": generator_state(self.rng), "refused_updates": np.array([self.refused_updates])}
-        return {**self.adam.state(), **self.recent.state(), **own}
-
-    def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self.adam.load(state)
-        self.recent.load(state)
-        load_generator_state(self.rng, state["generator"])
-        self.refused_updates = int(state["refused_updates"][0])
 
     def _update(self, batch: Batch) -> float:
         """One step; the loss before it. A step with a gradient that is not finite is refused and counted: then inf."""

@@ -25,43 +25,48 @@ class Past(NamedTuple):
 def attend_one(weights: Mapping[str, Array], num_heads: int, past: Past, vectors: Array, bias: Array) -> Array:
     """[M] scores of items with target vectors [M, d] and biases [M]; `weights` are TargetAttention's by name.
 
-    0.25 ms for 143 items where torch takes 1.4: a request spends more on starting operations than on computing.
+    0.2 ms for 208 items where torch takes 1.4: a request spends more on starting operations than on computing. Items
+    are the last axis throughout, since sums along a short last one are slow.
     """
     keys, values, of_entries = _history(weights, num_heads, past)
-    target_values = vectors @ weights["target_value.weight"].T
-    target_keys = _unit(_heads(vectors @ weights["target_key.weight"].T, num_heads))  # [N, M, k]
-    logits = target_keys @ keys.transpose(0, 2, 1) + of_entries[:, None]
-    chance = np.exp(logits - logits.max(axis=2, keepdims=True))
-    chance /= chance.sum(axis=2, keepdims=True)
-    gathered = (chance @ values).sum(axis=0)  # [M, d]
-    inner = target_values @ weights["inner_target.weight"].T + weights["inner_target.bias"]
-    inner += gathered @ weights["inner_gathered.weight"].T
-    inner += (gathered * target_values) @ weights["inner_product.weight"].T
-    inner += np.abs(gathered - target_values) @ weights["inner_distance.weight"].T
-    scores: Array = np.maximum(inner, 0) @ weights["outer"] + bias
+    items = vectors.T
+    target_values = weights["target_value.weight"] @ items  # [d, M]
+    target_keys = _unit(_heads(weights["target_key.weight"] @ items, num_heads))  # [N, k, M]
+    logits = keys @ target_keys + of_entries[:, :, None]  # [N, 1 + L, M]
+    chance = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chance /= chance.sum(axis=1, keepdims=True)
+    gathered = values @ chance.reshape(-1, len(vectors))
+    inner = weights["inner_target.weight"] @ target_values + weights["inner_target.bias"][:, None]
+    inner += weights["inner_gathered.weight"] @ gathered
+    inner += weights["inner_product.weight"] @ (gathered * target_values)
+    inner += weights["inner_distance.weight"] @ np.abs(gathered - target_values)
+    scores: Array = weights["outer"] @ np.maximum(inner, 0) + bias
     return scores
 
 
 def _history(weights: Mapping[str, Array], num_heads: int, past: Past) -> tuple[Array, Array, Array]:
-    """Keys [N, 1 + L, k], values [N, 1 + L, d] and biases [N, 1 + L] of the entries, and of the one that is no item."""
+    """Keys [N, 1 + L, k], values [d, N (1 + L)] and biases [N, 1 + L] of the one that is no item and of the entries."""
     nothing, length = weights["nothing"][None], len(past.known)
     signed = np.where(past.wanted[:, None], past.vectors, past.vectors * weights["unwanted"])
     beside = weights["places.weight"][length - 1 :: -1] if length else weights["places.weight"][:0]
     bias = beside + weights["gaps.weight"][past.gaps] + weights["signals.weight"][past.signals]
     bias = np.where(past.known[:, None], bias + weights["sessions.weight"][past.in_session], np.float32(-np.inf))
-    keys = np.concatenate([nothing, past.vectors]) @ weights["context_key.weight"].T
-    parts = _heads(np.concatenate([nothing, signed]) @ weights["context_value.weight"].T, num_heads)
-    width = len(weights["nothing"])
-    gathered = weights["gathered.weight"].reshape(width, num_heads, -1).transpose(1, 2, 0)
+    keys = weights["context_key.weight"] @ np.concatenate([nothing, past.vectors]).T
+    parts = _heads(weights["context_value.weight"] @ np.concatenate([nothing, signed]).T, num_heads)
+    gathered = weights["gathered.weight"].reshape(len(weights["nothing"]), num_heads, -1).transpose(1, 0, 2)
+    values = np.concatenate(list(gathered @ parts), axis=1)
     sharp = _unit(_heads(keys, num_heads)) * np.exp(weights["log_scale"])[:, None, None]
-    return sharp, parts @ gathered, np.pad(bias.T, ((0, 0), (1, 0)))
+    of_entries = np.zeros((num_heads, 1 + length), np.float32)
+    of_entries[:, 1:] = bias.T
+    return sharp.transpose(0, 2, 1), values, of_entries
 
 
 def _heads(x: Array, num_heads: int) -> Array:
-    """[N, T, k] of [T, d]"""
-    return x.reshape(len(x), num_heads, -1).transpose(1, 0, 2)
+    """[N, k, T] of [d, T]"""
+    return x.reshape(num_heads, -1, x.shape[1])
 
 
 def _unit(x: Array) -> Array:
-    found: Array = x / np.maximum(np.sqrt(np.einsum("ntk,ntk->nt", x, x))[:, :, None], np.float32(1e-12))
+    """Along the second of three axes."""
+    found: Array = x / np.maximum(np.sqrt((x * x).sum(axis=1, keepdims=True)), np.float32(1e-12))
     return found

@@ -11,9 +11,21 @@ from numpy.typing import NDArray
 from models.base import PAD, Batch, Model, Query
 from models.candidates import best_items, places_of, union
 from models.checks import check_batch
+from models.conet import CoNet
 from models.covisitation import Covisitation
 from models.examples import cut, shares_of
-from models.features import AGE, FEATURES, HELD, PART_OF, PLACE, SKIPPED, log_counts, session_features, skipped
+from models.features import (
+    AGE,
+    FEATURES,
+    HELD,
+    PART_OF,
+    PLACE,
+    SKIPPED,
+    Likeness,
+    log_counts,
+    session_features,
+    skipped,
+)
 from models.popularity import Popularity
 from models.tables import CellTable, RowTable
 from models.transformer import Transformer
@@ -78,6 +90,9 @@ class Blend:
         self.mean, self.square = np.zeros_like(self.weights), np.zeros_like(self.weights)
         self.num_steps = 0
         self.first_seen = RowTable(width=1, wire="f8", fill=math.inf)  # event time of the first sighting, ms
+        by = next((part for part in parts.others if isinstance(part, CoNet)), parts.transformer)
+        self._kinds = Likeness(by.items, by.config.width, is_centred=True)
+        self._nearness = Likeness(parts.transformer.items, parts.transformer.config.width, is_centred=False)
         self._kept: tuple[Query, tuple[int, ...], NDArray[np.int64], NDArray[np.float32]] | None = None
 
     @property
@@ -136,13 +151,11 @@ class Blend:
     def candidates(self, query: Query, k: int = 200) -> dict[str, NDArray[np.int64]]:
         """A source's name to its [Q, up to k] items, best first, PAD where it has fewer."""
         parts = self.parts
-        together = parts.covisitation.score(query)
-        joined = best_items(together, k, query.order)
-        counts = np.take_along_axis(together, np.maximum(joined, 0), axis=1) if joined.shape[1] else joined
+        together, fallback = parts.covisitation.score(query), parts.covisitation.config.fallback
         popular = {name: getattr(parts, name).top(k, query.order) for name in ("recent", "trending")}
         return {
             "transformer": best_items(parts.transformer.score(query), k, query.order),
-            "covisitation": np.where(counts > parts.covisitation.config.fallback, joined, PAD),
+            "covisitation": best_items(together, k, query.order, above=fallback),
             **{name: np.tile(items, (len(query.now), 1)) for name, items in popular.items()},
         }
 
@@ -183,7 +196,7 @@ class Blend:
             np.log2(1.0 + age).astype(np.float32),
             np.ones(items.shape, np.float32),
             *session_features(query, items),
-            skipped(query, items, parts.transformer),
+            _finite(skipped(query, items, self._kinds, self._nearness)),
             np.zeros(items.shape, np.float32),
             *(_finite(part.score(query, items)) for part in parts.others),
         )

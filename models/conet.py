@@ -19,7 +19,7 @@ from models.memo import Memo
 from models.negatives import RecentItems, inclusion
 from models.optimizer import DenseAdam, FlatWeights, adagrad_rows, dense_of, load_dense
 from models.pairs import PairStep, Tower, attended, gradient_of
-from models.random_state import generator_state, load_generator_state
+from models.resume import Resumes
 from models.tables import CellTable, RowTable
 from models.user_table import NOBODY, UserTable
 
@@ -45,7 +45,7 @@ class CoNetConfig:
     cache_users: int = 20_000  # rows by user in memory, beside those not yet stored
 
 
-class CoNet:
+class CoNet(Resumes):
     """CoNet (Chen, Li, Zhou 2021), a variant: dot products score single items, its attention and tower score pairs.
 
     score(u, i) = p_u . q_i + b_i + c_u + log r. A wanted example has log(1 + e^-s) and, for `num_negatives` of the I
@@ -69,7 +69,7 @@ class CoNet:
         self.tower.initialise(torch.Generator().manual_seed(int(rng.integers(2**62))))
         self.adam = DenseAdam(FlatWeights(self.tower), self.config.dense_rate)
         self.recent = RecentItems(self.config.recent_capacity)
-        self.refused_updates = 0  # steps not taken because a gradient was not finite
+        self.refused_updates = 0
         self._memo = Memo((self.items, self.users))
 
     @property
@@ -137,16 +137,6 @@ class CoNet:
     def load_dense(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         load_dense(self.tower, weights)
 
-    def training_state(self) -> dict[str, NDArray[np.generic]]:
-        own = {"generator": generator_state(self.rng), "refused_updates": np.array([self.refused_updates])}
-        return {**self.adam.state(), **self.recent.state(), **own}
-
-    def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self.adam.load(state)
-        self.recent.load(state)
-        load_generator_state(self.rng, state["generator"])
-        self.refused_updates = int(state["refused_updates"][0])
-
     def _score_all(self, query: Query) -> NDArray[np.float32]:
         users = self._users(query)
         offsets = self._offsets(users)
@@ -166,10 +156,10 @@ class CoNet:
         return np.float32(math.log(self.config.num_negatives / max(self.items.size, 1)))
 
     def _rows(self, items: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[..., d + 1] rows of items, 0 where they are unknown."""
-        rows = np.zeros((*items.shape, self.items.width), np.float32)
-        rows[known] = self.items.values[items[known]]
-        return rows
+        """[..., d + 1] rows of items; any where they are unknown."""
+        if self.items.size == 0:
+            return np.zeros((*items.shape, self.items.width), np.float32)
+        return self.items.values[np.where(known, items, 0)].astype(np.float32, copy=False)
 
     def _update(self, batch: Batch) -> float:
         """One step; the loss before it. A step with a gradient that is not finite is refused and counted: then inf."""

@@ -43,3 +43,8 @@ def config_of(model: Model) -> dict[str, object]:
     """The configuration that a model was built with, as plain values: it decides whether stored rows fit it."""
     config = getattr(model, "config", None)
     return asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
+
+
+def configs_of(models: Mapping[str, Model]) -> dict[str, dict[str, object]]:
+    """The configurations of models, by name."""
+    return {name: config_of(model) for name, model in models.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Batch, Query
+from models.base import PAD, Batch, Query
 from models.candidates import picked
 from models.examples import newest_wanted
 from models.memo import Memo
@@ -46,6 +46,7 @@ class Covisitation:
         self.takings = Popularity()
         # In 1024ths: sums of these are exact, and so the same in whatever order they are added up.
         self._shares = [round(1024 * k**-self.config.fading) / 1024 for k in range(1, self.config.window + 1)]
+        self._decays = [np.float32(self.config.decay**age) for age in range(self.config.num_scored)]
         self._memo = Memo((self.cells, self.takings.counts))
         self._taken: tuple[int, NDArray[np.float32], NDArray[np.float32]] | None = None  # changes, what follows of them
 
@@ -60,11 +61,14 @@ class Covisitation:
     def learn(self, batch: Batch) -> float:
         self.takings.learn(batch)  # which checks it
         taken = np.flatnonzero((batch.labels > 0) & (batch.weights > 0))
-        targets, weights = batch.items[taken], batch.weights[taken].astype(np.float64)
-        columns = zip(self.newest(batch.query)[taken].tolist(), targets.tolist(), weights.tolist(), strict=True)
-        for rows, target, weight in columns:
-            shares = zip(rows, self._shares, strict=True)
-            pairs = [(row, weight * share) for row, share in shares if row >= 0 and row != target]
+        newest = self.newest(batch.query)[taken]
+        has_one = newest[:, 0] != PAD  # the first click of a session is counted with none
+        taken, newest = taken[has_one], newest[has_one]
+        numbers = (newest != PAD).sum(axis=1).tolist()
+        targets, weights = batch.items[taken].tolist(), batch.weights[taken].astype(np.float64).tolist()
+        for rows, number, target, weight in zip(newest.tolist(), numbers, targets, weights, strict=True):
+            near = zip(rows[:number], self._shares[:number], strict=True)
+            pairs = [(row, weight * share) for row, share in near if row != target]
             if pairs:
                 self.cells.add_pairs(target, pairs)
         return math.nan
@@ -80,13 +84,12 @@ class Covisitation:
         damping, fallback = self._by_takings()
         scores = np.repeat(fallback[None, :], len(query.now), axis=0)
         for row_scores, rows in zip(scores, self.newest(query)[:, : self.config.num_scored].tolist(), strict=True):
-            for age, row in enumerate(rows):
-                if row < 0:
-                    break
-                columns, counts = self.cells.cells(row)
-                factor = np.float32(self.config.decay**age) * (damping[row] if row < len(damping) else np.float32(0))
-                # a column stands once in a row, so += adds every count
-                row_scores[columns] += (counts * damping[columns] * factor).astype(np.float32)
+            known = [(row, decay) for row, decay in zip(rows, self._decays, strict=False) if 0 <= row < len(damping)]
+            if known:
+                cells = [self.cells.cells(row) for row, _ in known]
+                columns, counts = map(np.concatenate, zip(*cells, strict=True))
+                factors = np.repeat([decay * damping[row] for row, decay in known], [len(own) for own, _ in cells])
+                np.add.at(row_scores, columns, counts * damping[columns] * factors)
         return scores
 
     def newest(self, query: Query) -> NDArray[np.int64]:

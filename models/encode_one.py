@@ -67,7 +67,8 @@ def _linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
 
 
 def _norm(weights: Mapping[str, Array], name: str, x: Array) -> Array:
-    centred = x - x.mean(axis=1, keepdims=True)
-    variance = (centred * centred).mean(axis=1, keepdims=True)
+    share = np.float32(1 / x.shape[1])  # a sum and a product are half of np.mean's time
+    centred = x - x.sum(axis=1, keepdims=True) * share
+    variance = (centred * centred).sum(axis=1, keepdims=True) * share
     scaled: Array = centred / np.sqrt(variance + np.float32(1e-5)) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
     return scaled

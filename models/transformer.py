@@ -20,11 +20,12 @@ from models.examples import every_target, in_steps, newest_entries, shares_of, s
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion
 from models.optimizer import DenseAdam, FlatWeights, adagrad_rows, dense_of, load_dense
-from models.random_state import generator_state, load_generator_state
+from models.resume import Resumes
 from models.step import Compute, Step, gradient_of
 from models.tables import CellTable, RowTable
 
 _Others: TypeAlias = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]
+_Inputs: TypeAlias = tuple[NDArray[np.int64], NDArray[np.bool_], _Others]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TransformerConfig:
     max_step: int = 128  # examples, or sequences, of a step: a larger batch is learned in several, parts of all of it
 
 
-class Transformer:
+class Transformer(Resumes):
     """SASRec (Kang & McAuley 2018) on a stream: score is the dot product of the history's state and an item's vector.
 
     An example with label 1 has loss log(1 + exp(m)), m = log sum_{j != y} e^{s_j} - s_y: the softmax of its target y
@@ -74,7 +75,7 @@ class Transformer:
         self.compute: Compute = gradient_of  # here and now; a learn group has its ranks do it together
         self._weights = {name: weight.detach().numpy() for name, weight in self.encoder.named_parameters()}  # views
         self.recent = RecentItems(self.config.recent_capacity)
-        self.refused_updates = 0  # steps not taken because a gradient was not finite
+        self.refused_updates = 0
         self._memo = Memo((self.items,))
 
     @property
@@ -111,31 +112,35 @@ class Transformer:
         known = self.items.has(items)
         vectors = np.zeros((*items.shape, self.config.width), np.float32)
         vectors[known] = self.items.values[items[known]]
-        states = self.encode(query)
+        inputs = self._inputs(query)
+        states = self._states(inputs)
         scores = np.einsum("qd,...md->qm" if items.ndim == 1 else "qd,qmd->qm", states, vectors)
-        for entries, added in zip(*self._returning(query, states), strict=True):
-            scores += np.where(items == entries[:, None], added[:, None], np.float32(0))
+        entries, added = self._returning(inputs, states)
+        for column in np.flatnonzero((entries != PAD).any(axis=0)):
+            scores += np.where(items == entries[:, column, None], added[:, column, None], np.float32(0))
         return np.where(known, scores, np.float32(-np.inf)).astype(np.float32)
 
-    def _returning(self, query: Query, states: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """[window, Q] the items of each session, PAD where there is none, and what their places add to their scores."""
-        items, known, others = self._inputs(query)
+    def _returning(self, inputs: _Inputs, states: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """[Q, window] each session's items, each once, PAD elsewhere, and what their places add to their scores."""
+        items, known, others = inputs
         entries = np.where(_session_until(items, known, others[3]) == items.shape[1], items, PAD)
-        used = (entries >= 0).any(axis=0)
-        added = states @ self._weights["returns.weight"][::-1][used].T
-        return entries[:, used].T, added.T
+        return entries, states @ self._weights["returns.weight"][::-1].T
 
     def _score_all(self, query: Query) -> NDArray[np.float32]:
-        states = self.encode(query)
+        inputs = self._inputs(query)
+        states = self._states(inputs)
         scores = self.items.products(states)
-        for entries, added in zip(*self._returning(query, states), strict=True):
-            rows = np.flatnonzero(entries >= 0)
-            scores[rows, entries[rows]] += added[rows]
+        entries, added = self._returning(inputs, states)
+        rows, columns = np.nonzero(entries != PAD)
+        scores[rows, entries[rows, columns]] += added[rows, columns]
         return scores
 
     def encode(self, query: Query) -> NDArray[np.float32]:
         """[Q, d] states of the histories; compare by dot product with `item_vectors`."""
-        items, known, others = self._inputs(query)
+        return self._states(self._inputs(query))
+
+    def _states(self, inputs: _Inputs) -> NDArray[np.float32]:
+        items, known, others = inputs
         vectors = np.zeros((*items.shape, self.config.width), np.float32)
         vectors[known] = self.items.values[items[known]]
         if len(items) == 1:  # a request
@@ -157,17 +162,7 @@ class Transformer:
         load_dense(self.encoder, weights)
         self.items.changes += 1  # what was computed with the old weights is stale
 
-    def training_state(self) -> dict[str, NDArray[np.generic]]:
-        own = {"generator": generator_state(self.rng), "refused_updates": np.array([self.refused_updates])}
-        return {**self.adam.state(), **self.recent.state(), **own}
-
-    def load_training_state(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self.adam.load(state)
-        self.recent.load(state)
-        load_generator_state(self.rng, state["generator"])
-        self.refused_updates = int(state["refused_updates"][0])
-
-    def _inputs(self, query: Query, is_whole: bool = False) -> tuple[NDArray[np.int64], NDArray[np.bool_], _Others]:
+    def _inputs(self, query: Query, is_whole: bool = False) -> _Inputs:
         """[Q, window] item numbers, which have a vector, and what else the encoder takes of each entry; as they stood
         where the queries are whole sequences, each entry of which is read from."""
         window = self.config.window

@@ -10,7 +10,6 @@ from models.covisitation import Covisitation
 from models.rank import sunk
 from serving.problems import Problem
 from serving.schemas import SimilarItemsReply, SimilarItemsRequest, SlateItem
-from serving.steps.scorers import newest
 from serving.steps.selectors import item_vectors, unit_vectors
 from serving.steps.sources import number_of
 from state.home import Home
@@ -41,7 +40,7 @@ def similar_items(home: Home[Model], request: SimilarItemsRequest) -> SimilarIte
         for item in chosen.tolist()
     ]
     taken = {number, *chosen.tolist()}
-    for item in newest(home, request.n + len(taken)).tolist():
+    for item in home.catalogue.newest(request.n + len(taken)).tolist():
         if len(items) < request.n and item not in taken and home.catalogue.available[item]:
             items.append(SlateItem(home.dictionary.name(item), None, "newest", 1.0))
     return SimilarItemsReply(request.item_id, home.version, items)

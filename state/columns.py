@@ -37,6 +37,7 @@ class CatalogueColumns:
         self.features: list[Mapping[str, Feature]] = []
         self.order = np.zeros(0, np.uint64)  # xxh64 of the item_id
         self._num_identified = 0
+        self._newest: dict[int, NDArray[np.int64]] = {}  # by k
 
     def load(self, txn: Txn, store: Store) -> None:
         """Take over all that a store holds."""
@@ -57,7 +58,9 @@ class CatalogueColumns:
             self.features += [_NO_FEATURES] * (capacity - len(self.features))
         if size > len(self.first_seen):
             self.first_seen = _extended(self.first_seen, len(self.available), 0)
-        self.size = max(self.size, size)
+        if size > self.size:
+            self.size = size
+            self._newest.clear()
 
     def identify(self, dictionary: Dictionary) -> None:
         """Take the item_ids of the items up to `size` that were not taken yet."""
@@ -76,11 +79,30 @@ class CatalogueColumns:
         self.published_at[number] = item.published_at
         self.categories[number] = frozenset(codes.setdefault(name, len(codes)) for name in item.categories)
         self.features[number] = item.features
+        self._newest.clear()
 
     def saw(self, numbers: NDArray[np.int64], timestamps: NDArray[np.int64]) -> None:
         """Take event times of items; each keeps its first."""
         self.grow(int(numbers.max(initial=-1)) + 1)
-        self.first_seen, _ = lowered(self.first_seen, numbers, timestamps)
+        self.first_seen, changed = lowered(self.first_seen, numbers, timestamps)
+        if len(changed):
+            self._newest.clear()
+
+    def born_at(self, items: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """[M] when each item was published, or first seen where that is unknown, milliseconds; 0 unknown."""
+        published_at = self.published_at[items]
+        return np.where(published_at > 0, published_at, self.first_seen[items])
+
+    def newest(self, k: int) -> NDArray[np.int64]:
+        """[min(k, size)] items born last, newest first, equal ones by `order`; kept until a time changes: do not write
+        to it."""
+        if k not in self._newest:
+            born_at, order = self.born_at(slice(self.size)), self.order[: self.size]
+            num = min(k, self.size)
+            least = np.partition(born_at, self.size - num)[self.size - num] if num else 0
+            places = np.flatnonzero(born_at >= least)
+            self._newest[k] = places[np.lexsort((order[places], -born_at[places]))][:num]
+        return self._newest[k]
 
 
 def _extended(array: NDArray[_Scalar], capacity: int, fill: int | bool) -> NDArray[_Scalar]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models.base import Batch, Model
-from models.configured import config_of
+from models.configured import configs_of
 from models.registry import build_models
 from state.follower import StoreSource
 from state.store import Store
@@ -160,4 +160,4 @@ def _slice_figures(tallies: Mapping[str, Tally]) -> SliceFigures:
 def _config(models: Mapping[str, Model], seed: int, limit: int | None) -> dict[str, object]:
     """What was run, for metrics.json."""
     run = {"configuration": fingerprint(), "seed": seed, "limit": limit, "batch_events": BATCH_EVENTS}
-    return run | {name: config_of(model) for name, model in models.items()}
+    return run | configs_of(models)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import xxhash
 
-from models.configured import config_of
+from models.configured import configs_of
 from models.registry import MODELS, build_models
 from stream.learn import LearnConfig
 
@@ -16,5 +16,5 @@ def fingerprint() -> str:
 
     What a protocol or a benchmark sets otherwise stands in its own file, which a commit names.
     """
-    models = {name: config_of(model) for name, model in build_models(MODELS).items()}
+    models = configs_of(build_models(MODELS))
     return xxhash.xxh32_hexdigest(json.dumps([models, asdict(LearnConfig())], sort_keys=True).encode())

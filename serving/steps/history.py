@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,6 @@ from state.records import read_record
 from state.signals import SignalTable
 from stream.entry import SESSION_GAP_MS, refined_mask, session_mask, to_entry
 from stream.event import EventDecoder, SignalEvent
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +84,16 @@ class BuildQuery:
         assert moment.record is not None
         width = self._config.max_entries
         entries = _less_refined(np.frombuffer(b"".join(moment.record.sequence.rows[-width:]), ENTRY))
-        at = _padded(entries["timestamp"].astype(np.int64), width, 0)
-        session = entries["session"][-1:] if len(entries) else np.zeros(1, np.uint32)
+        padded, present = np.zeros((1, width), ENTRY), np.zeros((1, width), np.bool_)
+        padded[0, width - len(entries) :], present[0, width - len(entries) :] = entries, True
+        at, sessions = padded["timestamp"].astype(np.int64), padded["session"].astype(np.int64)
         now = np.array([max(at[0, -1], moment.home.event_time) or moment.now], np.int64)
-        present = _padded(np.ones(len(entries), np.bool_), width, False)
-        sessions = _padded(entries["session"].astype(np.int64), width, 0)
-        in_session = session_mask(at, sessions, present, now, session, self._config.session_gap_ms)
+        in_session = session_mask(at, sessions, present, now, sessions[:, -1], self._config.session_gap_ms)
         if now[0] - at[0, -1] > self._config.session_gap_ms:
             in_session[:] = False  # a session id may be old too
-        codes = _padded(entries["signal"], width, 0)
+        codes = padded["signal"]
         labels = np.where(present, self._signals.labels[codes], np.float32(0))
-        items = _padded(entries["item"].astype(np.int64), width, PAD)
+        items = np.where(present, padded["item"].astype(np.int64), PAD)
         users, order = np.array([moment.request.user_id.encode()], object), moment.home.catalogue.order
         moment.query = Query(items, codes, labels, at, in_session, now, users, order)
         unwanted = (labels <= 0) & (self._signals.weights[codes] > 0)  # an undo says nothing of the item
@@ -112,10 +108,3 @@ def _less_refined(entries: NDArray[np.void]) -> NDArray[np.void]:
     items, requests = entries["item"].astype(np.int64)[None, :], entries["request"].astype(np.int64)[None, :]
     kept: NDArray[np.void] = entries[~refined_mask(items, requests, np.ones(items.shape, np.bool_))[0]]
     return kept
-
-
-def _padded(values: NDArray[_Scalar], width: int, fill: int) -> NDArray[_Scalar]:
-    """[1, width] the values, with `fill` on their left."""
-    row = np.full((1, width), fill, values.dtype)
-    row[0, width - len(values) :] = values
-    return row

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Model, Query
-from models.candidates import top
 from models.popularity import Popularity
 from models.rank import sunk
 from serving.metrics import ServingMetrics
@@ -74,7 +73,7 @@ class Score:
                     moment.scores = scores
                     self._metrics.fallbacks.labels(name).inc()
                     return
-        moment.scores = newness(moment.home, moment.candidates).astype(np.float32)
+        moment.scores = moment.home.catalogue.born_at(moment.candidates).astype(np.float32)
         self._metrics.fallbacks.labels("newest").inc()
 
     def _scores(self, model: Model, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -94,14 +93,3 @@ def chosen_model(home: Home[Model], name: str) -> Model | None:
             raise Problem(422, f"model: {name!r} is unknown; the models are {', '.join(sorted(home.models))}", "model")
         return home.models[name]
     return home.models.get(DEFAULT_MODEL) or next(iter(home.models.values()), None)
-
-
-def newness(home: Home[Model], items: NDArray[np.int64] | slice) -> NDArray[np.int64]:
-    """[M] when each item was published, or first seen where that is unknown, milliseconds; 0 unknown."""
-    published_at = home.catalogue.published_at[items]
-    return np.where(published_at > 0, published_at, home.catalogue.first_seen[items])
-
-
-def newest(home: Home[Model], k: int) -> NDArray[np.int64]:
-    """The k items published or first seen last, newest first."""
-    return top(newness(home, slice(home.num_items)), k, home.catalogue.order)

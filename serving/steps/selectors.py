@@ -11,7 +11,6 @@ from xxhash import xxh64_intdigest
 
 from models.base import Model
 from serving.moment import Moment, Pick
-from serving.steps.scorers import newness
 from state.home import Home
 
 
@@ -51,7 +50,7 @@ class Select:
 
     def __call__(self, moment: Moment) -> None:
         request, config = moment.request, _PLAIN if moment.request.model else self._config
-        order = best_first(moment.is_seen, moment.scores, newness(moment.home, moment.candidates))
+        order = best_first(moment.is_seen, moment.scores, moment.home.catalogue.born_at(moment.candidates))
         pool = order[: max(request.n * config.pool_factor, 50)]
         vectors = unit_vectors(moment.home, moment.candidates[pool]) if config.diversity else None
         alike = None if vectors is None else config.diversity * (vectors @ vectors.T)
@@ -98,13 +97,11 @@ def unit_vectors(home: Home[Model], items: NDArray[np.int64]) -> NDArray[np.floa
     vectors = item_vectors(home)
     if vectors is None:
         return None
-    known = items < len(vectors)
-    found = np.where(known[:, None], vectors[np.where(known, items, 0)], np.float32(0))
-    lengths = np.linalg.norm(found, axis=1)
-    lost = ~np.isfinite(lengths)  # a vector that is not finite is like none
-    if lost.any():
-        found[lost], lengths[lost] = 0.0, 1.0
-    units: NDArray[np.float32] = found / np.maximum(lengths, np.float32(1e-12))[:, None]
+    found = vectors[np.minimum(items, len(vectors) - 1)]
+    lengths = np.sqrt(np.einsum("md,md->m", found, found))
+    is_unit = np.isfinite(lengths) & (lengths > 0) & (items < len(vectors))  # what is not finite is like none
+    found[~is_unit], lengths[~is_unit] = 0.0, 1.0
+    units: NDArray[np.float32] = found / lengths[:, None]
     return units
 
 

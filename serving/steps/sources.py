@@ -14,7 +14,7 @@ from models.candidates import best_items
 from models.popularity import Popularity
 from serving.metrics import ServingMetrics
 from serving.moment import Moment
-from serving.steps.scorers import MODEL_ERRORS, chosen_model, newest
+from serving.steps.scorers import MODEL_ERRORS, chosen_model
 from state.home import Home
 
 _LOG = logging.getLogger("runnel.serving")
@@ -24,7 +24,7 @@ _LOG = logging.getLogger("runnel.serving")
 class SourceConfig:
     """How many candidates a source gives."""
 
-    num_model: int = 100  # of each source of the model that ranks; three times n where that is more
+    num_model: int = 50  # of each source of the model that ranks, as in learning; three times n where that is more
     num_popular: int = 100
     num_newest: int = 50  # so that a new item can be tried
 
@@ -75,7 +75,7 @@ class Sources:
         popular = next((each for each in home.models.values() if isinstance(each, Popularity)), None)
         if popular is not None:
             yield "popularity", popular.top(config.num_popular, moment.query.order)
-        yield "newest", newest(home, config.num_newest)
+        yield "newest", home.catalogue.newest(config.num_newest)
 
     def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, NDArray[np.int64]]]:
         """A model's sources; none where it fails."""

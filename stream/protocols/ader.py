@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model, Query
-from models.configured import config_of
+from models.configured import configs_of
 from models.examples import cut
 from models.rank import target_ranks
 from models.registry import build_models
@@ -102,7 +102,7 @@ def run_ader(trial: Trial, is_frozen: bool) -> Outcome:
         if number:
             counts.append({name: counted(np.concatenate(found), METRICS) for name, found in ranks.items()})
             trial.say(f"week {number}: " + ", ".join(f"{name} {_told(of)}" for name, of in counts[-1].items()))
-    config = {name: config_of(model) for name, model in models.items()}
+    config = configs_of(models)
     return Outcome(sum(len(week.at) for week in weeks), _even(counts), config)
 
 

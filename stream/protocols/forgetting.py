@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xxhash import xxh64_intdigest
 
 from models.base import PAD, Batch, Model, Query
-from models.configured import config_of
+from models.configured import configs_of
 from models.examples import cut, cut_query, joined, newest_entries
 from models.registry import build_models
 from state.model_state import user_tables
@@ -165,7 +165,7 @@ def run(trial: Trial, stretch: Stretch) -> Outcome:
             found[name + suffix] = {"before": before[name], "after": after[name], "rise": rise}
             found[name + suffix]["of no replay"] = ratio(rise, found[name + NO_REPLAY]["rise"])
             trial.say(f"{name}{suffix}: {before[name].mean():.4f} to {after[name].mean():.4f}")
-    configs = {name: config_of(model) for name, model in build_models(trial.models, trial.seed).items()}
+    configs = configs_of(build_models(trial.models, trial.seed))
     return Outcome(len(parts.events), found, configs)
 
 

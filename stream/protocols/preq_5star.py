@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.base import PAD, Batch, Model
-from models.configured import config_of
+from models.configured import configs_of
 from models.rank import target_ranks
 from models.registry import build_models
 from stream.evaluate import Run
@@ -77,7 +77,7 @@ def run(trial: Trial) -> Outcome:
         for num_learned in Run(Path(folder), models, observer, trial.seed, BATCH_EVENTS).steps(iter(events)):
             trial.say(f"{num_learned:,} of {len(events):,} events")
     tests = {name: counted(np.concatenate(ranks), METRICS) for name, ranks in observer.ranks.items()}
-    return Outcome(len(events), tests, {name: config_of(model) for name, model in models.items()})
+    return Outcome(len(events), tests, configs_of(models))
 
 
 PREQ_5STAR = Protocol(

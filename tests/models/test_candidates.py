@@ -48,3 +48,14 @@ def test_what_is_not_finite_is_no_item_and_takes_no_place_from_one() -> None:
     for rows in (scores, scores[:1]):
         best = best_items(rows, 4)
         np.testing.assert_array_equal(best, [[7, 800, PAD, PAD]] * len(rows))
+
+
+def test_what_is_not_above_a_bound_is_no_item() -> None:
+    scores = np.random.default_rng(0).standard_normal((3, 2000)).astype(np.float32)
+    whole = best_items(scores, 60)
+    kept = np.where(np.take_along_axis(scores, whole, axis=1) > 2, whole, PAD)
+    assert (kept != PAD).any()
+    assert (kept == PAD).any()
+    np.testing.assert_array_equal(best_items(scores, 60, above=2), kept)
+    for row in range(3):
+        np.testing.assert_array_equal(best_items(scores[row : row + 1], 60, above=2)[0], kept[row])

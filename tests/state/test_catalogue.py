@@ -114,3 +114,15 @@ def test_columns_say_what_can_be_recommended(store: Store) -> None:
     assert columns.published_at[1] == 9
     assert columns.features[1] == {"lang": "en"}
     assert columns.categories[1] & columns.categories[3] == {columns.category_codes["b"]}
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9), st.booleans()), max_size=60), st.integers(0, 50))
+def test_the_newest_items_are_those_of_a_sort_after_every_change(changes: list[tuple[int, int, bool]], k: int) -> None:
+    columns = CatalogueColumns({})
+    for number, at, is_upsert in changes:
+        if is_upsert:
+            columns.apply(number, CatalogueItem(str(number), at, published_at=at))
+        else:
+            columns.saw(np.array([number]), np.array([at]))
+        born_at = columns.born_at(np.arange(columns.size))
+        assert columns.newest(k).tolist() == np.lexsort((np.arange(columns.size), -born_at))[:k].tolist()
