@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,12 @@ class Interactions:
     num_items: int
     is_ordered: bool = True
 
-    @property
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
         """[num_users + 1] where each user's interactions begin."""
         return np.searchsorted(self.users, np.arange(self.num_users + 1))
 
-    @property
+    @cached_property
     def is_last(self) -> NDArray[np.bool_]:
         """[N] whether it is its user's last, and not its only one."""
         counts = np.diff(self.starts)

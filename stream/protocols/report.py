@@ -5,6 +5,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Report:
     seeds: tuple[int, ...]
     outcomes: Sequence[Outcome]
 
+    @cached_property
+    def configuration(self) -> str:
+        """The fingerprint of all defaults."""
+        return fingerprint()
+
     @property
     def num_tests(self) -> int:
         """Tests of one run."""
@@ -62,7 +68,7 @@ class Report:
             "events": self.outcomes[0].num_events,
             "tests": self.num_tests,
             "seconds": 0.0,  # of event time: such data has no clock
-            "config": {"configuration": fingerprint(), "seeds": list(self.seeds), **self.outcomes[0].config},
+            "config": {"configuration": self.configuration, "seeds": list(self.seeds), **self.outcomes[0].config},
             "models": {name: {key: figure.mean for key, figure in of.items()} for name, of in figures.items()},
             "spread": {name: {key: figure.spread for key, figure in of.items()} for name, of in figures.items()},
             "standard_error": {name: {key: figure.error for key, figure in of.items()} for name, of in figures.items()},
@@ -110,7 +116,7 @@ def show(report: Report, elapsed_seconds: float, console: Console) -> None:
     """Print the table: our figures, then published ones and floors."""
     protocol = report.protocol
     title = f"{protocol.name}, {protocol.stream}: {report.num_tests:,} tests, {len(report.seeds)} seeds"
-    told = f"configuration {fingerprint()}; {elapsed_seconds:,.0f} s of this machine"
+    told = f"configuration {report.configuration}; {elapsed_seconds:,.0f} s of this machine"
     caption = f"mean ± spread over seeds (standard error over tests); {told}"
     table = Table("model", *protocol.metrics, "source", title=title, caption=caption)
     for name, of in report.figures().items():
