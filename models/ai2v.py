@@ -99,7 +99,7 @@ class AI2V(Resumes):
         if items is None:
             return kept if kept is not None else self._memo.keep(query, self._score(query, None))
         if kept is not None:
-            return picked(kept, np.broadcast_to(items, (len(kept), items.shape[-1])), -np.inf)
+            return picked(kept, items, -np.inf)
         return self._score_one(query, items) if len(query.now) == 1 else self._score(query, items)
 
     @torch.inference_mode()
@@ -130,9 +130,8 @@ class AI2V(Resumes):
         if not has_vector.any():
             return np.full((1, items.shape[-1]), -np.inf, np.float32)
         newest, known, others = self._entries(query)
-        vectors = np.zeros((newest.shape[1], self.config.width), np.float32)
-        vectors[known[0]] = self.vectors.contexts.values[newest[known]]
-        past = Past(vectors, known[0], *(values[0] for values in others))
+        vectors = self.vectors.contexts.at(newest, known)
+        past = Past(vectors[0], known[0], *(values[0] for values in others))
         targets = self._vectors(np.where(has_vector, items, 0).ravel())
         scores = attend_one(self._weights, self.config.num_heads, past, *targets)
         return np.where(has_vector, scores, np.float32(-np.inf)).reshape(1, -1)
@@ -158,8 +157,7 @@ class AI2V(Resumes):
 
     def _history(self, query: Query) -> History:
         newest, known, others = self._entries(query)
-        vectors = np.zeros((*newest.shape, self.config.width), np.float32)
-        vectors[known] = self.vectors.contexts.values[newest[known]]
+        vectors = self.vectors.contexts.at(newest, known)
         return self.scorer.history(torch.from_numpy(vectors), *map(torch.from_numpy, (known, *others)))
 
     def _entries(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_], tuple[NDArray[np.generic], ...]]:

@@ -32,8 +32,10 @@ def attend_one(weights: Mapping[str, Array], num_heads: int, past: Past, vectors
     items = vectors.T
     target_values = weights["target_value.weight"] @ items  # [d, M]
     target_keys = _unit(_heads(weights["target_key.weight"] @ items, num_heads))  # [N, k, M]
-    logits = keys @ target_keys + of_entries[:, :, None]  # [N, 1 + L, M]
-    chance = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chance = keys @ target_keys  # [N, 1 + L, M]; in place, for the cache's sake
+    chance += of_entries[:, :, None]
+    chance -= chance.max(axis=1, keepdims=True)
+    np.exp(chance, out=chance)
     chance /= chance.sum(axis=1, keepdims=True)
     gathered = values @ chance.reshape(-1, len(vectors))
     inner = weights["inner_target.weight"] @ target_values + weights["inner_target.bias"][:, None]

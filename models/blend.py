@@ -127,7 +127,7 @@ class Blend:
     def score(self, query: Query, items: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Log odds up to a constant a query. None: [Q, num_items], -inf for what no source gave."""
         if items is not None:
-            wanted = np.broadcast_to(items, (len(query.now), items.shape[-1]))
+            wanted = _of_each(query, items)
             return self._mix(query, wanted, self._features(query, wanted))
         pool, features = self._pool(query)
         scores = np.full((len(query.now), self.num_items), -np.inf, np.float32)
@@ -137,7 +137,7 @@ class Blend:
 
     def explain(self, query: Query, items: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """What each part adds to the scores of `items` ([M] or [Q, M]): by its name [Q, M], their sum the score."""
-        wanted = np.broadcast_to(items, (len(query.now), items.shape[-1]))
+        wanted = _of_each(query, items)
         features = self._features(query, wanted)
         added = features * self._weights(query, features)
         parts: dict[str, NDArray[np.float32]] = {}
@@ -287,3 +287,8 @@ class Blend:
 
 def _finite(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(np.isfinite(scores), scores, np.float32(0))
+
+
+def _of_each(query: Query, items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[Q, M] of [M] or [Q, M]"""
+    return items if items.ndim == 2 else items[None].repeat(len(query.now), axis=0)

@@ -101,7 +101,7 @@ class CoNet(Resumes):
         if items is None:
             return kept if kept is not None else self._memo.keep(query, self._score_all(query))
         if kept is not None:
-            return picked(kept, np.broadcast_to(items, (len(kept), items.shape[-1])), -np.inf)
+            return picked(kept, items, -np.inf)
         known = self.items.has(items)
         rows, users = self._rows(items, known), self._users(query)
         offsets = self._offsets(users)

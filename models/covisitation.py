@@ -78,7 +78,7 @@ class Covisitation:
         scores = self._memo.get(query)
         if scores is None:
             scores = self._memo.keep(query, self._score(query))
-        return scores if items is None else picked(scores, np.broadcast_to(items, (len(scores), items.shape[-1])))
+        return scores if items is None else picked(scores, items)
 
     def _score(self, query: Query) -> NDArray[np.float32]:
         damping, fallback = self._by_takings()

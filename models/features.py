@@ -97,12 +97,13 @@ class Likeness:
         known = self._table.has(items)
         if not known.any():
             return np.zeros((len(items), self._width), np.float32)
-        vectors = self._table.values[np.where(known, items, 0), : self._width].astype(np.float32, copy=False)
+        found = self._table.values[np.where(known, items, 0), : self._width]  # a copy
+        vectors: NDArray[np.float32] = found.astype(np.float32, copy=False)
         if self._is_centred:
-            vectors = vectors - self._centre()
-        lengths = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-        unit: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
-        return np.where(known[:, None], unit, np.float32(0))
+            vectors -= self._centre()
+        vectors /= np.maximum(np.sqrt((vectors * vectors).sum(axis=1, keepdims=True)), np.float32(1e-12))
+        vectors[~known] = 0
+        return vectors
 
     def _centre(self) -> NDArray[np.float32]:
         changes = self._table.changes

@@ -79,9 +79,7 @@ class Item2Vec:
         if scores is None:
             scores = self.vectors.targets.products(self.encode(query)[:, :-1]) + self.item_vectors()[:, -1]
             self._memo.keep(query, scores)
-        return (
-            scores if items is None else picked(scores, np.broadcast_to(items, (len(scores), items.shape[-1])), -np.inf)
-        )
+        return scores if items is None else picked(scores, items, -np.inf)
 
     def encode(self, query: Query) -> NDArray[np.float32]:
         """[Q, d + 1] decayed means of context vectors, and 1; compare by dot product with `item_vectors`."""

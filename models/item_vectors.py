@@ -61,9 +61,7 @@ def mean_of(
     known = table.has(items)
     share = known * (np.float32(1) if weights is None else weights)
     share = (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    vectors = np.zeros((*items.shape, table.width), np.float32)
-    vectors[known] = table.values[items[known]]
-    mean: NDArray[np.float32] = (share[:, None] @ vectors)[:, 0]
+    mean: NDArray[np.float32] = (share[:, None] @ table.at(items, known))[:, 0]
     return mean
 
 

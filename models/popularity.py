@@ -75,10 +75,9 @@ class Popularity:
         values = self.counts.values[: self.counts.size, 0].astype(np.float64, copy=False)
         if items is None:
             return values
-        known = (items >= 0) & (items < len(values))
-        level = np.full(items.shape, -math.inf)
-        level[known] = values[items[known]]
-        return level
+        if len(values) == 0:
+            return np.full(items.shape, -math.inf)
+        return np.where((items >= 0) & (items < len(values)), values.take(items, mode="clip"), -math.inf)
 
     def top(self, k: int, order: Order = None) -> NDArray[np.int64]:
         """The k items most popular now, best first (the order is the same at every moment). Do not write to it: it is

@@ -49,6 +49,12 @@ class RowTable:
         found: NDArray[np.bool_] = (rows >= 0) & (rows < self.size)
         return found & self.present.take(rows, mode="clip") if self.size else found
 
+    def at(self, rows: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """[..., width] these rows; zeros where one is not `known`, which `has` or a narrower mask says."""
+        found = np.zeros((*rows.shape, self.width), np.float32)
+        found[known] = self.values[rows[known]]
+        return found
+
     def products(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """[Q, size] dot products of `vectors` [Q, width] with all rows; -inf for a row that is not set.
 

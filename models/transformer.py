@@ -108,13 +108,12 @@ class Transformer(Resumes):
         if items is None:
             return kept if kept is not None else self._memo.keep(query, self._score_all(query))
         if kept is not None:
-            return picked(kept, np.broadcast_to(items, (len(kept), items.shape[-1])), -np.inf)
+            return picked(kept, items, -np.inf)
         known = self.items.has(items)
-        vectors = np.zeros((*items.shape, self.config.width), np.float32)
-        vectors[known] = self.items.values[items[known]]
         inputs = self._inputs(query)
         states = self._states(inputs)
-        scores = np.einsum("qd,...md->qm" if items.ndim == 1 else "qd,qmd->qm", states, vectors)
+        product = "qd,...md->qm" if items.ndim == 1 else "qd,qmd->qm"
+        scores = np.einsum(product, states, self.items.at(items, known))
         entries, added = self._returning(inputs, states)
         for column in np.flatnonzero((entries != PAD).any(axis=0)):
             scores += np.where(items == entries[:, column, None], added[:, column, None], np.float32(0))
@@ -123,7 +122,8 @@ class Transformer(Resumes):
     def _returning(self, inputs: _Inputs, states: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """[Q, window] each session's items, each once, PAD elsewhere, and what their places add to their scores."""
         items, known, others = inputs
-        entries = np.where(_session_until(items, known, others[3]) == items.shape[1], items, PAD)
+        is_last = known & (others[3] > 0) & ~_repeats(items).any(axis=2)
+        entries = np.where(is_last, items, PAD)
         return entries, states @ self._weights["returns.weight"][::-1].T
 
     def _score_all(self, query: Query) -> NDArray[np.float32]:
@@ -141,8 +141,7 @@ class Transformer(Resumes):
 
     def _states(self, inputs: _Inputs) -> NDArray[np.float32]:
         items, known, others = inputs
-        vectors = np.zeros((*items.shape, self.config.width), np.float32)
-        vectors[known] = self.items.values[items[known]]
+        vectors = self.items.at(items, known)
         if len(items) == 1:  # a request
             entries = Entries(vectors[0], known[0], *(values[0] for values in others))
             return encode_one(self._weights, self.config.num_layers, self.config.num_heads, entries)[None]
@@ -239,7 +238,13 @@ def _session_until(
 ) -> NDArray[np.int64]:
     """[Q, L] the place at which the next entry has the same item, L where none has; 0 for what has no vector or is not
     of the session."""
-    places = np.arange(items.shape[1])
-    is_repeated = (items[:, :, None] == items[:, None, :]) & (places > places[:, None])
+    is_repeated = _repeats(items)
     until = np.where(is_repeated.any(axis=2), is_repeated.argmax(axis=2), items.shape[1])
     return np.where(known & (in_session > 0), until, 0)
+
+
+def _repeats(items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[Q, L, L] whether the entry at the second place comes after that at the first and has the same item."""
+    places = np.arange(items.shape[1])
+    found: NDArray[np.bool_] = (items[:, :, None] == items[:, None, :]) & (places > places[:, None])
+    return found

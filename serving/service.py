@@ -1,10 +1,11 @@
 # What one replica can do, free of HTTP: takes events, recommends, tells of items, users and versions.
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from time import time
 
 import msgspec
@@ -85,6 +86,7 @@ class Service:
     ) -> None:
         self.config, self.metrics, self.now = config, metrics or ServingMetrics(), clock
         self._sink, self._signals = sink, signals
+        self._name, self._numbers = token_hex(8), count()  # of this replica, and of its requests
         self._decoder = EventDecoder(signals, config.events)
         self.intake = Intake(self._decoder, sink, self.metrics, config.intake)
         self._stages = Stages(config.home, config.stages, self.metrics)
@@ -165,7 +167,7 @@ class Service:
         if (size := len(request.user_id.encode())) > MAX_ID_BYTES:
             raise Problem(422, f"user_id: id of {size} bytes; at most {MAX_ID_BYTES} are allowed", "user_id")
         with self.versions.read() as (store, home):
-            moment = Moment(request, store, home, now, request_id=uuid.uuid4().hex)
+            moment = Moment(request, store, home, now, request_id=f"{self._name}{next(self._numbers):016x}")
             self._pipeline.run(moment)
         if moment.reply is None:
             raise RuntimeError("the last step of the request path left no reply")

@@ -93,6 +93,8 @@ def rounded(values: NDArray[np.floating]) -> NDArray[np.floating]:
         return values
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    overflowed = np.isinf(half) & np.isfinite(values)
-    half[overflowed] = np.copysign(np.float16(65504), values[overflowed])
+    overflowed = np.isinf(half)
+    if overflowed.any():
+        overflowed &= np.isfinite(values)
+        half[overflowed] = np.copysign(np.float16(65504), values[overflowed])
     return half

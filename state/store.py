@@ -133,9 +133,13 @@ class Store:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the store was compacted since it was opened here: what is read is right, and will not change any
-        more. Open the path anew."""
+        """Whether the store was compacted since it was opened: what is read stays as it is. Open the path anew."""
         return generation.current(self.path) != self._generation
+
+    @property
+    def last_commit(self) -> int:
+        """Number of the newest commit, cheaper than a read; maybe ahead of a transaction (`id`) that begins now."""
+        return self._env.info()["last_txnid"]
 
     def _prepare(self, wanted: Stage | None) -> Stage:
         """Check who wrote the store; a new one is given its databases and its `meta`. The stage it belongs to."""
@@ -254,11 +258,10 @@ class Store:
         return self._env.reader_check()
 
     def readers(self) -> tuple[int, int]:
-        """How many reader slots are taken, and how many commits ago the oldest reading began: pages freed since then
-        cannot be used again before it ends, so the file grows."""
+        """How many reader slots are taken, and how many commits ago the oldest began: what was freed since stays."""
         lines = [line.split() for line in self._env.readers().splitlines()[1:]]
         reading = [int(line[2]) for line in lines if line[2].isdigit()]
-        return len(lines), int(self._env.info()["last_txnid"]) - min(reading) if reading else 0
+        return len(lines), self.last_commit - min(reading) if reading else 0
 
     def databases(self, txn: Txn) -> dict[str, Database]:
         """All that the transaction sees, by name."""

@@ -36,6 +36,7 @@ class View(Generic[ModelT]):
         self._outgrown: dict[Store, int] = {}  # compacted since; how many homes have left them
         self._dictionary: Dictionary | None = None
         self._decoded: dict[tuple[Stage, int], Delta] = {}  # by one home, for the other
+        self._commits: list[tuple[Store, int]] = []  # of the stores, when there was nothing new
         category_codes: dict[str, int] = {}
         self._front, self._back = Home(build_models, category_codes), Home(build_models, category_codes)
         self._readers_left = threading.Condition()
@@ -66,7 +67,9 @@ class View(Generic[ModelT]):
     def refresh(self) -> bool:
         """Take in what is new; whether there was anything. False too while a reader keeps the older home busy."""
         fold, learn = self._open(self._fold), self._open(self._learn)
-        if fold is None or not (self._outgrown or self._is_behind(fold, learn)):
+        if fold is None:
+            return False
+        if not self._outgrown and (self._is_as_it_was(fold, learn) or not self._is_behind(fold, learn)):
             return False
         back = self._free_home()
         if back is None:
@@ -108,14 +111,22 @@ class View(Generic[ModelT]):
             is_free = self._readers_left.wait_for(lambda: self._back.num_readers == 0, self._drain_seconds)
         return self._back if is_free else None
 
+    def _is_as_it_was(self, *stores: Store | None) -> bool:
+        """Whether nothing was committed since there was nothing new: cheap, for it is asked all the time."""
+        return self._commits == [(store, store.last_commit) for store in stores if store is not None]
+
     def _is_behind(self, fold: Store, learn: Store | None) -> bool:
-        with fold.read() as txn:
-            fold_version = get_version(txn, fold, "fold")
+        with fold.read() as txn:  # may not see the newest commit yet: its own number is what counts
+            fold_version, commits = get_version(txn, fold, "fold"), [(fold, txn.id())]
         version = 0
         if learn is not None:
             with learn.read() as txn:
                 version = get_version(txn, learn, "learn")
-        return (fold_version, version) != (self._front.fold_version, self._front.version)
+                commits.append((learn, txn.id()))
+        is_behind = (fold_version, version) != (self._front.fold_version, self._front.version)
+        if not is_behind:
+            self._commits = commits
+        return is_behind
 
     def _open(self, where: Path | Store) -> Store | None:
         if isinstance(where, Store):

@@ -44,8 +44,7 @@ class LogSlate:
     def __call__(self, moment: Moment) -> None:
         if not moment.slate:
             return
-        assert moment.home.dictionary is not None
-        name_of = moment.home.dictionary.name
+        assert moment.reply is not None
         kept = moment.slate[:MAX_ITEMS]
         event = {
             "type": "slate",
@@ -53,7 +52,7 @@ class LogSlate:
             "timestamp": moment.now,
             "request_id": moment.request_id,
             "version": moment.home.version,
-            "items": [name_of(pick.item) for pick in kept],
+            "items": [place.item_id for place in moment.reply.items[:MAX_ITEMS]],
             "sources": [pick.source for pick in kept],
             "propensities": [pick.propensity for pick in kept],
         }

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -54,27 +56,38 @@ class Select:
         pool = order[: max(request.n * config.pool_factor, 50)]
         vectors = unit_vectors(moment.home, moment.candidates[pool]) if config.diversity else None
         alike = None if vectors is None else config.diversity * (vectors @ vectors.T)
-        likeness = np.zeros(len(pool), np.float32)  # to the likest place above, weighted
-        relevance = (1 - config.diversity) * self._relevance(len(pool))  # -inf once taken
-        draw = random.Random(_seed(moment))
-        num_left = len(pool)
-        while num_left and len(moment.slate) < request.n:
-            best = taken = int((relevance - likeness).argmax())
-            if config.epsilon and draw.random() < config.epsilon:
-                taken = int(np.flatnonzero(np.isfinite(relevance))[draw.randrange(num_left)])
-            propensity = config.epsilon / num_left + (1 - config.epsilon if taken == best else 0.0)
-            moment.slate.append(self._pick(moment, int(pool[taken]), propensity, taken != best))
-            relevance[taken], num_left = -np.inf, num_left - 1
-            if alike is not None:
-                np.maximum(likeness, alike[taken], out=likeness)
+        filled = list(_filled(config, request.n, len(pool), alike, random.Random(_seed(moment))))
+        places = pool[np.array([taken for taken, _, _ in filled], np.int64)]
+        columns = (values[places].tolist() for values in (moment.candidates, moment.scores, moment.origins))
+        moment.slate = [
+            Pick(item, score, "exploration" if is_trial else moment.source_names[origin], propensity, place)
+            for item, score, origin, place, (_, propensity, is_trial) in zip(
+                *columns, places.tolist(), filled, strict=True
+            )
+        ]
 
-    def _pick(self, moment: Moment, place: int, propensity: float, is_trial: bool) -> Pick:
-        source = "exploration" if is_trial else moment.source_names[moment.origins[place]]
-        return Pick(int(moment.candidates[place]), float(moment.scores[place]), source, propensity, place)
 
-    def _relevance(self, size: int) -> NDArray[np.float32]:
-        """[pool] 1 for the best falling evenly to 0: ranks, because models score on scales of their own."""
-        return np.linspace(1, 0, size, dtype=np.float32) if size > 1 else np.ones(size, np.float32)
+def _filled(
+    config: SelectConfig, n: int, size: int, alike: NDArray[np.float32] | None, draw: random.Random
+) -> Iterator[tuple[int, float, bool]]:
+    """Of a pool of that size, best first, which takes each place, its propensity, and whether it was a try."""
+    likeness = np.zeros(size, np.float32)  # to the likest place above, weighted
+    relevance = (1 - config.diversity) * relevance_of(size)  # -inf once taken
+    for num_left in range(size, max(size - n, 0), -1):
+        best = taken = int((relevance - likeness).argmax())
+        if config.epsilon and draw.random() < config.epsilon:
+            taken = int(np.flatnonzero(np.isfinite(relevance))[draw.randrange(num_left)])
+        yield taken, config.epsilon / num_left + (1 - config.epsilon if taken == best else 0.0), taken != best
+        relevance[taken] = -np.inf
+        if alike is not None:
+            np.maximum(likeness, alike[taken], out=likeness)
+
+
+@lru_cache(maxsize=64)  # np.linspace takes 30 us
+def relevance_of(size: int) -> NDArray[np.float32]:
+    """[size] 1 for the best falling evenly to 0: ranks, because models score on scales of their own. Do not write to
+    it: it is kept."""
+    return np.linspace(1, 0, size, dtype=np.float32) if size > 1 else np.ones(size, np.float32)
 
 
 def best_first(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Model, Query
-from models.candidates import best_items
+from models.candidates import best_items, first_places
 from models.popularity import Popularity
 from serving.metrics import ServingMetrics
 from serving.moment import Moment
@@ -24,9 +24,7 @@ _LOG = logging.getLogger("runnel.serving")
 class SourceConfig:
     """How many candidates a source gives."""
 
-    num_model: int = 50  # of each source of the model that ranks, as in learning; three times n where that is more
-    num_popular: int = 100
-    num_newest: int = 50  # so that a new item can be tried
+    num_each: int = 50  # as in learning; three times n where that is more
 
 
 @runtime_checkable
@@ -57,25 +55,25 @@ class Sources:
             return
         joined = np.concatenate([items for _, items in proposals])
         origins = np.repeat(np.arange(len(proposals), dtype=np.uint8), [len(items) for _, items in proposals])
-        _, first = np.unique(joined, return_index=True)
-        first = np.sort(first[(joined[first] >= 0) & (joined[first] < moment.home.num_items)])
+        first = first_places(joined)
+        first = first[(joined[first] >= 0) & (joined[first] < moment.home.num_items)]
         moment.candidates, moment.origins = joined[first], origins[first]
 
     def _proposals(self, moment: Moment) -> Iterator[tuple[str, NDArray[np.int64]]]:
         assert moment.query is not None
-        request, home, config = moment.request, moment.home, self._config
+        request, home = moment.request, moment.home
         if request.candidates is not None:
             yield "request", np.fromiter(map(number_of(home), request.candidates), np.int64)
             return
-        model = chosen_model(home, request.model)
+        num, model = max(self._config.num_each, 3 * request.n), chosen_model(home, request.model)
         if model is not None:
-            yield from self._proposed(model, moment.query, max(config.num_model, 3 * request.n))
+            yield from self._proposed(model, moment.query, num)
         if request.model:
             return
         popular = next((each for each in home.models.values() if isinstance(each, Popularity)), None)
         if popular is not None:
-            yield "popularity", popular.top(config.num_popular, moment.query.order)
-        yield "newest", home.catalogue.newest(config.num_newest)
+            yield "popularity", popular.top(num, moment.query.order)
+        yield "newest", home.catalogue.newest(num)  # so that a new item can be tried
 
     def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, NDArray[np.int64]]]:
         """A model's sources; none where it fails."""

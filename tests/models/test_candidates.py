@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.base import PAD
-from models.candidates import best_items, top
+from models.candidates import best_items, first_places, top
 
 
 @given(st.integers(0, 3000), st.integers(0, 400), st.integers(1, 2000), st.integers(0, 2**32 - 1))
@@ -59,3 +59,10 @@ def test_what_is_not_above_a_bound_is_no_item() -> None:
     np.testing.assert_array_equal(best_items(scores, 60, above=2), kept)
     for row in range(3):
         np.testing.assert_array_equal(best_items(scores[row : row + 1], 60, above=2)[0], kept[row])
+
+
+@given(st.lists(st.integers(-2, 20), max_size=40))
+def test_each_item_is_found_where_it_stands_first(items: list[int]) -> None:
+    places = first_places(np.array(items, np.int64)).tolist()
+    assert [items[place] for place in places] == list(dict.fromkeys(items))
+    assert places == [items.index(item) for item in dict.fromkeys(items)]

@@ -199,3 +199,20 @@ def test_a_catch_up_that_broke_half_way_is_finished_the_next_time(
         with view.read() as home:
             stages.served(home)
     view.close()
+
+
+def test_a_commit_seen_before_it_can_be_read_is_taken_in_once_it_can(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB writes the page that tells of a commit a moment before readers find it."""
+    stages.commit_fold("a")
+    stages.commit_learn("a")
+    view = stages.view()
+    assert view.refresh()
+    with monkeypatch.context() as early:
+        ahead = {store: store.last_commit + (store is stages.fold) for store in (stages.fold, stages.learn)}
+        early.setattr(Store, "last_commit", property(lambda store: ahead[store]))
+        assert not view.refresh()
+    stages.commit_fold("b")
+    assert view.refresh()
+    assert not view.refresh()
