@@ -24,7 +24,8 @@ class WriterLock:
     """An flock on PATH/writer.lock, which goes when the process ends, however it does.
 
     The file holds "pid command" and its own inode number, and nothing once the writer has closed: that tells a copy
-    made by hand of a store that was being written. Raises StoreLocked naming the pid and the command of the holder.
+    made by hand of a store that was being written. Raises StoreLocked naming the pid and the command of the holder, and
+    OSError where the disk does not take these lines: then nobody holds the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,9 +33,13 @@ class WriterLock:
         if file is None:
             raise StoreLocked(f"store {path} is written by {writer_of(path)}: stop it first, or use another path")
         self._file = file
-        os.ftruncate(self._file, 0)
         who = f"{os.getpid()} {' '.join(sys.argv)}"[:1000].replace("\n", " ")
-        os.pwrite(self._file, f"{who}\n{os.fstat(self._file).st_ino}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{who}\n{os.fstat(file).st_ino}\n".encode(), 0)
+        except OSError:  # a disk that takes nothing: whoever tries again must not find the lock held by itself
+            os.close(file)
+            raise
 
     def release(self) -> None:
         """Let the next writer in."""

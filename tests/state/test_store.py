@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from state.lock import WriterLock
 from state.meta import check_model, check_signals, get_version, put_version
 from state.offsets import add_totals, get_offsets, get_totals, put_offsets
 from state.signals import Signal, SignalTable
@@ -226,3 +228,15 @@ def test_another_model_configuration_is_refused_naming_the_key_and_the_command(t
     for said in ("'transformer'", "width 32 → 64", "runnel learn --rebuild transformer"):
         assert said in str(refusal.value)
     assert "heads" not in str(refusal.value)
+
+
+def test_a_lock_that_the_disk_does_not_take_is_held_by_nobody(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        for _ in range(2):  # a stage tries again and again
+            with pytest.raises(OSError, match="File too large"):
+                WriterLock(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    WriterLock(tmp_path).release()
