@@ -150,10 +150,7 @@ class AI2V(Resumes):
     def _vectors(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """[M, d] target vectors of some items and [M] their biases."""
         vectors = self.vectors.targets.values[rows].astype(np.float32, copy=False)
-        biases = np.zeros(len(rows), np.float32)
-        learned = rows < self.biases.size  # those not learned yet are not kept
-        biases[learned] = self.biases.values[rows[learned], 0]
-        return vectors, biases
+        return vectors, self.biases.at(rows, rows < self.biases.size)[:, 0]  # those not learned yet are not kept
 
     def _history(self, query: Query) -> History:
         newest, known, others = self._entries(query)
