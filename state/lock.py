@@ -59,10 +59,12 @@ def writer_of(path: Path) -> str:
     return f"process {pid} ({command})"
 
 
-def is_torn(path: Path) -> bool:
-    """Whether `path` is a copy, file by file, of a store that had a writer: it may hold pages of several versions."""
+def refuse_torn(path: Path) -> None:
+    """Raises StoreError where `path` is a copy, file by file, of a store that had a writer."""
     lines = _lines(path)
-    return len(lines) > 1 and lines[1] != str((path / _FILE).stat().st_ino)
+    if len(lines) > 1 and lines[1] != str((path / _FILE).stat().st_ino):
+        text = f"store {path} is a copy of a store that was being written: it may hold pages of several versions."
+        raise StoreError(f"{text} Copies come from `runnel snapshot`, or of a system that was stopped")
 
 
 def _lines(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast, get_args
@@ -14,11 +14,10 @@ import msgspec
 
 from state import generation
 from state.big_files import copy_file
-from state.lock import StoreError, StoreLocked, WriterLock, is_torn
+from state.lock import StoreError, StoreLocked, WriterLock, refuse_torn
 from state.soundness import unsound
 from state.store_errors import (
     StoreConfigurationChanged,
-    StoreFull,
     StoreMissing,
     StoreTooNew,
     StoreUnwritable,
@@ -29,7 +28,7 @@ from state.store_errors import (
 if TYPE_CHECKING:
     from lmdb import _Database as Database
 
-__all__ = ["Stage", "Store", "StoreConfigurationChanged", "StoreError", "StoreFull", "StoreLocked", "StoreMissing"]
+__all__ = ["Stage", "Store", "StoreConfigurationChanged", "StoreError", "StoreLocked", "StoreMissing"]
 __all__ += ["StoreTooNew", "StoreUnwritable", "Txn"]
 
 FORMAT = 1
@@ -65,11 +64,7 @@ class Store:
         self._databases: dict[str, Database] = {}
         self._mutex = threading.Lock()
         self._num_readers = 0
-        if is_torn(self.path):
-            message = (
-                f"store {path} is a copy of a store that was being written: it may hold pages of several versions."
-            )
-            raise StoreError(f"{message} Copies come from `runnel snapshot`, or of a system that was stopped")
+        refuse_torn(self.path)
         if writer:
             with naming(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -194,12 +189,12 @@ class Store:
         """Like `begin_read`, with all databases of that commit at hand, also those that the writer added lately."""
         while True:
             txn = self.begin_read()
-            missing = [name.decode() for name in self._env.dbs(txn) if name.decode() not in self._databases]
+            missing = [name for name in _names(txn) if name not in self._databases]
             if not missing:
                 return txn
             self.end_read(txn)  # a handle opened later is of no use to it
             for name in missing:
-                self.find(name)
+                self.db(name)
 
     def end_read(self, txn: Txn) -> None:
         """Let go of what `begin_read` gave."""
@@ -212,17 +207,21 @@ class Store:
         """One commit: everything written with the transaction, or on any exception nothing. Synced at the end."""
         opened, started = set(self._databases), perf_counter()
         try:
-            with self._env.begin(write=True) as txn:
+            txn = self._env.begin(write=True)
+            try:
                 yield txn
+                # LMDB shows a commit a moment before the handles it opened are good: nobody begins to read in between
+                with self._mutex if self._databases.keys() > opened else nullcontext():
+                    txn.commit()
+            finally:
+                txn.abort()  # nothing where it was committed
             self.commit_seconds = perf_counter() - started
         except BaseException as error:
             for name in set(self._databases) - opened:  # their handles went with the transaction
                 del self._databases[name]
-            if isinstance(error, lmdb.MapFullError):
-                size = self._env.info()["map_size"]
-                raise StoreFull(f"store {self.path} is full at map_size_bytes = {size}: open it with more") from error
             if isinstance(error, lmdb.Error):
-                raise explained(self.path, error, "written") from error
+                size = self._env.info()["map_size"]
+                raise explained(self.path, error, f"written at map_size_bytes = {size}") from error
             raise
 
     def db(self, name: str, dupsort: bool = False, dupfixed: bool = False, txn: Txn | None = None) -> Database:
@@ -230,19 +229,15 @@ class Store:
         handle = self._databases.get(name)
         if handle is None:
             key, create = name.encode(), self.is_writer
-            handle = self._env.open_db(key, txn=txn, create=create, dupsort=dupsort, dupfixed=dupfixed)
+            with self._mutex if txn is None else nullcontext():  # of a process, one thread at a time may open handles
+                handle = self._env.open_db(key, txn=txn, create=create, dupsort=dupsort, dupfixed=dupfixed)
             self._databases[name] = handle
         return handle
 
     def find(self, name: str) -> Database | None:
         """The handle of a database, None where the store has none of that name. Not for use inside a write."""
-        handle = self._databases.get(name)
-        if handle is None:
-            try:
-                handle = self._databases[name] = self._env.open_db(name.encode(), create=False)
-            except lmdb.NotFoundError:
-                return None
-        return handle
+        with self.read() as txn:
+            return self.db(name) if name in _names(txn) else None
 
     def get_meta(self, txn: Txn, key: str, kind: type[_Value]) -> _Value | None:
         """What `put_meta` put, None where it is not there."""
@@ -265,8 +260,7 @@ class Store:
 
     def databases(self, txn: Txn) -> dict[str, Database]:
         """All that the transaction sees, by name."""
-        found = {name.decode(): self.find(name.decode()) for name in self._env.dbs(txn)}
-        return {name: handle for name, handle in found.items() if handle is not None}
+        return {name: self.db(name) for name in _names(txn)}
 
     def file_bytes(self) -> int:
         """Size of the file that holds the store."""
@@ -298,3 +292,9 @@ class Store:
     def verify(self) -> list[str]:
         """What is structurally wrong with the file, empty when all is well; nothing may write meanwhile."""
         return unsound(self.path / self._generation)
+
+
+def _names(txn: Txn) -> list[str]:
+    """Of all databases. `Environment.dbs` would open them in a read transaction, which closes at its end the slots
+    that a writer of this process has just opened."""
+    return [name.decode() for name in txn.cursor().iternext(values=False)]

@@ -44,9 +44,9 @@ def naming(path: Path) -> Iterator[None]:
 
 def explained(path: Path, error: lmdb.Error, what: str) -> StoreError:
     """What LMDB says of a store: it is about the disk, if it is not about the file's content."""
-    kind = StoreError if isinstance(error, UNSOUND) else StoreUnwritable
     if isinstance(error, lmdb.MapFullError):
-        kind = StoreFull
+        return StoreFull(f"store {path} could not be {what}: it is full, give it a greater map size")
+    kind = StoreError if isinstance(error, UNSOUND) else StoreUnwritable
     return kind(f"store {path} could not be {what}: {error}{_room(path)}")
 
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,12 @@ from state.store import (
     Store,
     StoreConfigurationChanged,
     StoreError,
-    StoreFull,
     StoreLocked,
     StoreMissing,
     StoreTooNew,
     StoreUnwritable,
 )
+from state.store_errors import StoreFull
 
 HOLD = """
 import sys, pathlib
@@ -32,6 +33,13 @@ from state.store import Store
 store = Store(pathlib.Path(sys.argv[1]), "fold", writer=True)
 print("open", flush=True)
 sys.stdin.read()
+"""
+ADD = """
+import sys, pathlib
+from state.store import Store
+store = Store(pathlib.Path(sys.argv[1]), "learn", writer=True)
+with store.write() as txn:
+    txn.put(b"k", b"v", db=store.db("rows:new", txn=txn))
 """
 
 
@@ -173,17 +181,49 @@ def test_a_reader_goes_on_when_the_writer_outgrew_its_map(tmp_path: Path) -> Non
 
 
 def test_a_held_transaction_sees_databases_that_the_writer_added_before_it(tmp_path: Path) -> None:
-    add = (
-        "import sys, pathlib; from state.store import Store\n"
-        "s = Store(pathlib.Path(sys.argv[1]), 'learn', writer=True)\n"
-        "with s.write() as txn: txn.put(b'k', b'v', db=s.db('rows:new', txn=txn))"
-    )
     Store(tmp_path / "s", "learn", writer=True).close()
     with Store(tmp_path / "s") as reader:
-        subprocess.run([sys.executable, "-c", add, str(tmp_path / "s")], check=True)
+        subprocess.run([sys.executable, "-c", ADD, str(tmp_path / "s")], check=True)
         txn = reader.begin_read_whole()
         assert txn.get(b"k", db=reader.db("rows:new")) == b"v"
         reader.end_read(txn)
+
+
+def test_databases_that_the_writer_added_since_stay_readable_after_they_were_listed(tmp_path: Path) -> None:
+    Store(tmp_path / "s", "learn", writer=True).close()
+    with Store(tmp_path / "s") as reader:
+        subprocess.run([sys.executable, "-c", ADD, str(tmp_path / "s")], check=True)
+        with reader.read() as txn:
+            assert "rows:new" in reader.databases(txn)
+        with reader.read() as txn:
+            assert txn.get(b"k", db=reader.db("rows:new")) == b"v"
+
+
+def test_a_thread_that_reads_sees_every_database_of_its_commit(tmp_path: Path) -> None:
+    """The writer's own process reads while each commit adds databases."""
+    names = [f"new:{number}" for number in range(100)]
+    with Store(tmp_path / "s", "learn", writer=True) as store, ThreadPoolExecutor(1) as pool:
+
+        def read_all() -> int:
+            txn = store.begin_read_whole()
+            try:
+                known = store.get_meta(txn, "names", list[str]) or []
+                assert [txn.get(b"name", db=store.db(name)) for name in known] == [name.encode() for name in known]
+            finally:
+                store.end_read(txn)
+            return len(known)
+
+        def write_all() -> None:
+            for number, name in enumerate(names):
+                with store.write() as txn:
+                    txn.put(b"name", name.encode(), db=store.db(name, txn=txn))
+                    store.put_meta(txn, "names", names[: number + 1])
+
+        writing = pool.submit(write_all)
+        while not writing.done():
+            read_all()
+        writing.result()
+        assert read_all() == len(names)
 
 
 def test_a_snapshot_is_a_store_and_the_original_is_sound(tmp_path: Path) -> None:
