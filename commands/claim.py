@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from commands.errors import CommandError
-from commands.processes import ProcessNote, end_processes, marked, note_of, read_note
+from commands.processes import ProcessNote, end_marked, end_processes, note_of, read_note
 
 
 class Claim:
@@ -51,14 +51,15 @@ class Claim:
             self._file = -1
 
     def _end_orphans(self, earlier: ProcessNote | None) -> list[int]:
-        orphans = marked(earlier.instance) if earlier and earlier.instance else []
+        ended = end_marked(earlier.instance) if earlier and earlier.instance else []
+        noted = []
         for path in self.run_dir.glob("*.pid"):
             note = read_note(path)
             process = note.process() if note else None
             if process is not None:
-                orphans.append(process)
+                noted.append(process)
             path.unlink(missing_ok=True)
-        return end_processes(list(set(orphans)))
+        return ended + end_processes(noted)
 
     def _write(self, note: ProcessNote) -> None:
         os.ftruncate(self._file, 0)

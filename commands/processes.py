@@ -67,6 +67,14 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def end_marked(mark: str, term_seconds: float = 3.0) -> list[int]:
+    """End what carries the mark, and what that starts while it is being ended; returns the pids."""
+    ended: list[int] = []
+    while found := [process for process in marked(mark) if process.pid not in ended]:
+        ended += end_processes(found, term_seconds)
+    return ended
+
+
 def end_processes(processes: list[psutil.Process], term_seconds: float = 3.0) -> list[int]:
     """SIGTERM, then SIGKILL to those that stay; returns the pids. psutil refuses a pid that a new process has now."""
     for process in processes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from commands.errors import CommandError
-from commands.processes import MARK, end_processes, marked, note_of, write_note
+from commands.processes import MARK, end_marked, end_processes, note_of, write_note
 
 WRONG_USE = (
     2  # exit code of a child that was started wrongly (a setting, a store of another format): a restart is no cure
@@ -76,7 +76,7 @@ class Supervisor:
             end_processes(processes, self._config.stop_patience)
             for process in running:
                 process.wait()
-        left = end_processes(marked(self._instance), 1.0)
+        left = end_marked(self._instance, 1.0)
         if left:
             self._say(f"ended {len(left)} processes that were left over")
         for name in self._children:
@@ -125,7 +125,7 @@ class Supervisor:
             raise CommandError(f"{child.name} cannot run ({log}): {_last_line(log)}")
         child.process = None
         self._put_off(child, now, now - child.started >= self._config.calm_after or child.backoff == 0.0)
-        end_processes(marked(f"{self._instance}.{child.name}"), 0.5)  # what it had started; Ray's hold ports
+        end_marked(f"{self._instance}.{child.name}", 0.5)  # what it had started; Ray's hold ports
         self._say(f"{child.name} died ({ending}; see {log}); starting it again in {child.backoff:.1f} s")
 
 

@@ -43,11 +43,14 @@ def end_orphans(folder: Path) -> int:
     of the home. (Ray's own processes rename themselves, so that their command line and environment tell nothing.)
     """
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = [process for process in psutil.process_iter() if process.pid not in spared and _works_in(process, folder)]
-    for process in found:
-        _kill(process)
-    psutil.wait_procs(found, timeout=_GRACE_SECONDS)
-    return len(found)
+    num_ended = 0
+    while found := [each for each in psutil.process_iter() if each.pid not in spared and _works_in(each, folder)]:
+        for process in found:
+            _kill(process)
+        psutil.wait_procs(found, timeout=_GRACE_SECONDS)
+        spared |= {process.pid for process in found}  # the next look is for what they started meanwhile
+        num_ended += len(found)
+    return num_ended
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:

@@ -20,6 +20,21 @@ PARENT_OF_SLEEPER = [
     "print(child.pid, flush=True)\n"
     "time.sleep(600)",
 ]
+# Starts its like when it is told to end, as proxies do that are loaded anew, and that once more.
+HEIRS = [
+    sys.executable,
+    "-c",
+    "import signal, subprocess, sys\n"
+    "def end(*_):\n"
+    "    if int(sys.argv[1]):\n"
+    "        heir = subprocess.Popen([*sys.orig_argv[:-1], str(int(sys.argv[1]) - 1)], stdout=subprocess.PIPE)\n"
+    "        heir.stdout.readline()\n"
+    "    sys.exit()\n"
+    "signal.signal(signal.SIGTERM, end)\n"
+    "print(1, flush=True)\n"
+    "signal.pause()",
+    "2",
+]
 # Holds a home and supervises one child, as `runnel up` does, until it is killed.
 HOLDER_OF_HOME = """
 import sys, time

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from commands.errors import CommandError
-from commands.processes import read_note
+from commands.processes import marked, read_note
 from commands.supervisor import Supervisor, SupervisorConfig
-from tests.commands.stand_ins import PARENT_OF_SLEEPER, SLEEPER, first_number, is_alive, wait_until
+from tests.commands.stand_ins import HEIRS, PARENT_OF_SLEEPER, SLEEPER, first_number, is_alive, wait_until
 
 _QUICK = SupervisorConfig(first_backoff=0.05, longest_backoff=0.2, stop_patience=5.0)
 
@@ -111,6 +111,13 @@ def test_stop_ends_children_and_all_that_they_started_in_sessions_of_their_own(
     assert not is_alive(child)
     assert not is_alive(grandchild)
     assert not list(tmp_path.glob("*.pid"))
+
+
+def test_stop_ends_what_is_started_while_it_ends_the_others(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.start("serve", HEIRS, time.monotonic())
+    first_number(tmp_path / "serve.log")
+    supervisor.stop()
+    assert marked(f"test-{os.getpid()}") == []
 
 
 def test_a_child_that_ignores_sigterm_is_ended_all_the_same(tmp_path: Path) -> None:

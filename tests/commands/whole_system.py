@@ -54,13 +54,15 @@ def kill_everything(home: Path, process: subprocess.Popen[bytes]) -> int:
     """SIGKILL to the supervisor, the stages, the replicas, the proxy and all of Ray; how many there were."""
     note = read_note(home / "run" / "up.lock")
     assert note is not None
-    tree = [*marked(note.instance), psutil.Process(process.pid)]
-    for each in tree:
-        with suppress(psutil.NoSuchProcess):  # Ray's helpers come and go
-            each.kill()
-    psutil.wait_procs(tree, timeout=10)
+    num_killed, tree = 0, [*marked(note.instance), psutil.Process(process.pid)]
+    while tree:  # until nothing is left that they started meanwhile
+        for each in tree:
+            with suppress(psutil.NoSuchProcess):  # Ray's helpers come and go
+                each.kill()
+        psutil.wait_procs(tree, timeout=10)
+        num_killed, tree = num_killed + len(tree), marked(note.instance)
     process.wait()
-    return len(tree)
+    return num_killed
 
 
 def kill_replicas(home: Path) -> int:
