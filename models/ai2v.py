@@ -16,7 +16,7 @@ from models.attend_one import Past, attend_one
 from models.base import PAD, Batch, Query
 from models.candidates import picked
 from models.checks import check_batch
-from models.examples import Places, cut_query, in_steps, newest_entries, shares_of
+from models.examples import Places, cut_query, in_steps, newest_entries, shares_of, skips_first
 from models.item_vectors import ItemVectors, adagrad_table
 from models.memo import Memo
 from models.negatives import RecentItems, inclusion, not_competing
@@ -28,6 +28,7 @@ from models.target_attention import NUM_GAPS, History, TargetAttention, Targets
 
 _MAX_ROWS = 64  # histories at a time, of like length: what is padding costs as much as what is none
 _MAX_LOGITS = 2_000_000  # of attention at a time, in scoring: what a cache holds
+_NUM_SKIPS = 1  # newest that were not wanted, of those read; they stand before the wanted ones, as the transformer's
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class AI2VConfig:
     """Shape and training of AI2V."""
 
     width: int = 64
-    window: int = 20  # newest entries read, across sessions
+    window: int = 20  # entries read, across sessions: the newest wanted ones and _NUM_SKIPS
     num_heads: int = 2
     num_hidden: int = 32
     init_scale: float = 0.05  # standard deviation of a new item's vectors
@@ -51,10 +52,10 @@ class AI2VConfig:
 class AI2V(Resumes):
     """Attentive Item2Vec (Barkan, Caciularu, Katz & Koenigstein 2020) on a stream.
 
-    Of the user's newest entries l_m, the target j gathers z_j = R [sum_m a_jm B_c u_{l_m}] over heads, a_j = softmax_m
-    of s cos(A_c u_{l_m}, A_t v_j) + what place, time since, signal and session say; its score is
-    W_1 relu(W_0 [z, v, z o v, |z - v|]) + b_j with v = B_t v_j. Loss and skips are the transformer's, the softmax
-    estimated from drawn negatives that all examples of a step share.
+    Of the newest entries l_m that the user wanted, with the newest skip before them, the target j gathers
+    z_j = R [sum_m a_jm B_c u_{l_m}] over heads, a_j = softmax_m of s cos(A_c u_{l_m}, A_t v_j) + what place, time
+    since, signal and session say; its score is W_1 relu(W_0 [z, v, z o v, |z - v|]) + b_j with v = B_t v_j. Loss and
+    skips are the transformer's, the softmax estimated from drawn negatives that all examples of a step share.
     """
 
     name = "ai2v"
@@ -105,6 +106,7 @@ class AI2V(Resumes):
     @torch.inference_mode()
     def _score(self, query: Query, items: NDArray[np.int64] | None) -> NDArray[np.float32]:
         """Some queries at a time, so that what lies between stays in the processor's cache."""
+        query = self._read(query)
         num = self.num_items if items is None else items.shape[-1]
         known = self.vectors.targets.present[: self.num_items] if items is None else self.vectors.targets.has(items)
         scores = np.full((len(query.now), num), -np.inf, np.float32)
@@ -125,11 +127,11 @@ class AI2V(Resumes):
         return np.where(known, scores, np.float32(-np.inf))
 
     def _score_one(self, query: Query, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[1, M] the scores of some items for the only query, which is what a request asks."""
+        """[1, M] the scores of some items for the only query, as of a request that is answered alone."""
         has_vector = self.vectors.targets.has(items)
         if not has_vector.any():
             return np.full((1, items.shape[-1]), -np.inf, np.float32)
-        newest, known, others = self._entries(query)
+        newest, known, others = self._entries(self._read(query))
         vectors = self.vectors.contexts.at(newest, known)
         past = Past(vectors[0], known[0], *(values[0] for values in others))
         targets = self._vectors(np.where(has_vector, items, 0).ravel())
@@ -157,9 +159,13 @@ class AI2V(Resumes):
         vectors = self.vectors.contexts.at(newest, known)
         return self.scorer.history(torch.from_numpy(vectors), *map(torch.from_numpy, (known, *others)))
 
+    def _read(self, query: Query) -> Query:
+        """What is read of the histories."""
+        return skips_first(query, self.config.window, _NUM_SKIPS)
+
     def _entries(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.bool_], tuple[NDArray[np.generic], ...]]:
-        """[Q, L] item numbers, which have a vector, and what else the scorer takes of each entry."""
-        newest = newest_entries(query, min(max(_longest(query, slice(None)), 1), self.config.window))
+        """[Q, L] item numbers, which have a vector, and what else the scorer takes of each entry, of what is read."""
+        newest = newest_entries(query, max(_longest(query, slice(None)), 1))
         seconds = np.maximum(query.now[:, None] - newest.at, 0) / 1000.0
         gaps = np.minimum(np.log2(1.0 + seconds).astype(np.int64), NUM_GAPS - 1)
         others = (newest.labels > 0, newest.signals.astype(np.int64), newest.in_session.astype(np.int64), gaps)
@@ -193,7 +199,8 @@ class AI2V(Resumes):
 
     def _scored(self, batch: Batch, drawn: NDArray[np.int64]) -> tuple[tuple[_Leaf, ...], Tensor, Tensor]:
         """The rows that were read, [B, C] the scores of what was drawn, and [B] those of the targets."""
-        newest, known, others = self._entries(batch.query)
+        query = self._read(batch.query)
+        newest, known, others = self._entries(query)
         rows, entries = np.unique(newest[known], return_inverse=True)
         columns, places = np.unique(np.concatenate([drawn, batch.items]), return_inverse=True)
         contexts, targets = _Leaf.of(self.vectors.contexts, rows), _Leaf.of(self.vectors.targets, columns)
@@ -202,10 +209,10 @@ class AI2V(Resumes):
         all_entries[known] = entries
         vectors = functional.pad(contexts.vectors, (0, 0, 0, 1))
         scored, own = self.scorer.targets(targets.vectors, biases.vectors[:, 0]), torch.from_numpy(places[len(drawn) :])
-        columns_scored, parts = scored.at(torch.from_numpy(places[: len(drawn)])), _by_length(batch.query, _MAX_ROWS)
+        columns_scored, parts = scored.at(torch.from_numpy(places[: len(drawn)])), _by_length(query, _MAX_ROWS)
         competing, of_targets = [], []
         for part in parts:
-            longest = _longest(batch.query, part)
+            longest = _longest(query, part)
             read, newest_of = part if longest else part[:1], slice(-max(longest, 1), None)
             history = self.scorer.history(
                 functional.embedding(torch.from_numpy(all_entries[read, newest_of]), vectors),

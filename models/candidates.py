@@ -16,11 +16,11 @@ Order: TypeAlias = NDArray[np.uint64] | None  # [N or more] by item number, what
 def best_items(scores: NDArray[np.float32], k: int, order: Order = None, above: float = -np.inf) -> NDArray[np.int64]:
     """[Q, min(k, N)] items with the highest scores [Q, N], best first; PAD for a score not finite or not `above`.
 
-    Only of a single query, which is what a request is, does `order` settle ties, as it does in `top`.
+    `order` settles ties, as it does in `top`.
     """
     scores = sunk(scores)
-    if len(scores) == 1:
-        return _best_of_one(scores[0], k, order, above)[None, :]
+    if len(scores) == 1 or order is not None:
+        return np.stack([_best_of_one(row, k, order, above) for row in scores])
     import torch  # here and not above: the fold stage, and a learner of counters alone, do without
 
     found, items = torch.topk(torch.from_numpy(scores), min(k, scores.shape[1]), dim=1)

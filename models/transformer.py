@@ -142,7 +142,7 @@ class Transformer(Resumes):
     def _states(self, inputs: _Inputs) -> NDArray[np.float32]:
         items, known, others = inputs
         vectors = self.items.at(items, known)
-        if len(items) == 1:  # a request
+        if len(items) == 1:  # a request alone
             entries = Entries(vectors[0], known[0], *(values[0] for values in others))
             return encode_one(self._weights, self.config.num_layers, self.config.num_heads, entries)[None]
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.metrics import ServingMetrics
 from serving.problems import Problem, overloaded, problem_response
 
-SLATE_PATHS = ("/v1/recommendations", "/v1/similar-items")  # computed on the replica's one loop, one after the other
+SLATE_PATHS = ("/v1/recommendations", "/v1/similar-items")  # computed on the replica's one loop
 BATCH_BYTES = 8192  # a body larger than this brings many events: about 40
 UNBOUNDED_PATHS = ("/healthz", "/readyz", "/metrics")  # an operator's; they must answer when nothing else does
 
@@ -19,7 +19,7 @@ UNBOUNDED_PATHS = ("/healthz", "/readyz", "/metrics")  # an operator's; they mus
 class AdmissionConfig:
     """Bounds of one replica; the proxy in front keeps the first three as well, at a tenth of the cost."""
 
-    max_slates: int = 32  # at 3 ms each, the last of them waits 0.1 s
+    max_slates: int = 32  # at 3 ms each, less where several get a turn, the last of them waits 0.1 s
     max_batches: int = 16  # calls that bring many events or items, which take 1 ms and more each
     max_others: int = 256  # single events, which wait for the disk together, and look-ups
     max_body_bytes: int = 32 << 20

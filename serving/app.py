@@ -78,7 +78,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         body = await request.body()
         with seconds.labels("recommendations").time():
             wanted = schemas.decode_body(body, schemas.RecommendationRequest)
-            return _reply(service.recommend(wanted, service.now()))
+            return _reply(await service.turns.take(wanted))
 
     @app.post(
         "/v1/similar-items",

@@ -1,12 +1,16 @@
 # One request on its way through the steps: what each step finds and leaves.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Model, Query
+from models.examples import joined
+from serving.problems import Problem
 from serving.schemas import RecommendationRequest, SlateReply
 from state.home import Home
 from state.record import UserRecord
@@ -55,6 +59,7 @@ class Moment:
     # select, respond
     slate: list[Pick] = field(default_factory=list)
     reply: SlateReply | None = None
+    problem: Problem | None = None  # why there is none
 
     @property
     def session_offset(self) -> int:
@@ -64,3 +69,23 @@ class Moment:
     def keep(self, those: NDArray[np.bool_] | NDArray[np.int64]) -> None:
         """Drop the candidates where a mask [M] is False, or all but those at these places, and take their order."""
         self.candidates, self.origins = self.candidates[those], self.origins[those]
+
+
+@dataclass
+class Moments:
+    """Moments of one version whose requests ask for lists of the same length from the same model: models look at all
+    of them at once. Requests that name their candidates come one at a time."""
+
+    each: Sequence[Moment]
+
+    def refuse(self) -> None:
+        """Go on without those that have a problem."""
+        if any(moment.problem is not None for moment in self.each):
+            self.each = [moment for moment in self.each if moment.problem is None]
+            vars(self).pop("query", None)
+
+    @cached_property
+    def query(self) -> Query:
+        """[Q] of all, once each has its own: one object, by which models know what they have computed."""
+        queries = [moment.query for moment in self.each if moment.query is not None]
+        return queries[0] if len(queries) == 1 else joined(queries)

@@ -18,8 +18,8 @@ from serving.intake import Intake, IntakeConfig
 from serving.keys import ApiKey
 from serving.lookups import holds_entry, item_reply, user_reply
 from serving.metrics import ServingMetrics
-from serving.moment import Moment
-from serving.pipeline import Pipeline
+from serving.moment import Moment, Moments
+from serving.pipeline import Each, Pipeline
 from serving.problems import Problem, unavailable
 from serving.proxy_metrics import ProxyMetrics
 from serving.ray_environment import ADMIN_SOCKET, runtime_folder
@@ -39,12 +39,13 @@ from serving.schemas import (
 from serving.similar import similar_items
 from serving.stages import Stages
 from serving.steps import filters, history, replies, scorers, selectors, sources
+from serving.turns import Turns
 from serving.versions import Versions, VersionsConfig
 from state.offsets import LEARNED, get_offsets, get_totals
 from state.signals import SignalTable
 from state.slots import Slot
 from state.view import View
-from stream.event import MAX_ID_BYTES, EventDecoder, EventLimits
+from stream.event import EventDecoder, EventLimits
 from stream.kafka_config import KafkaConfig
 from stream.kafka_sink import KafkaSink
 from stream.log import EventLog
@@ -89,19 +90,20 @@ class Service:
         self._name, self._numbers = token_hex(8), count()  # of this replica, and of its requests
         self._decoder = EventDecoder(signals, config.events)
         self.intake = Intake(self._decoder, sink, self.metrics, config.intake)
+        self.turns = Turns(lambda requests: self._answer(requests, self.now()))
         self._stages = Stages(config.home, config.stages, self.metrics)
         self.versions = Versions(view, self._stages, self.metrics, config.versions)
         self._pipeline = Pipeline(
             [
-                history.ReadRecord(),
-                history.FoldSession(self._decoder, signals, config.history),
-                history.BuildQuery(signals, config.history),
+                Each(history.ReadRecord()),
+                Each(history.FoldSession(self._decoder, signals, config.history)),
+                Each(history.BuildQuery(signals, config.history)),
                 sources.Sources(config.sources, self.metrics),
-                filters.Filter(config.is_open),
+                Each(filters.Filter(config.is_open)),
                 scorers.Score(self.metrics),
-                selectors.Select(config.select),
-                replies.Respond(self.metrics),
-                replies.LogSlate(sink, self.metrics),
+                Each(selectors.Select(config.select)),
+                Each(replies.Respond(self.metrics)),
+                Each(replies.LogSlate(sink, self.metrics)),
             ],
             self.metrics,
         )
@@ -164,14 +166,22 @@ class Service:
 
     def recommend(self, request: RecommendationRequest, now: int) -> SlateReply:
         """A slate for the user at this moment. Raises Problem."""
-        if (size := len(request.user_id.encode())) > MAX_ID_BYTES:
-            raise Problem(422, f"user_id: id of {size} bytes; at most {MAX_ID_BYTES} are allowed", "user_id")
+        outcome = self._answer([request], now)[0]
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+
+    def _answer(self, requests: Sequence[RecommendationRequest], now: int) -> list[SlateReply | Problem]:
+        """Slates of one version for requests that `Moments` hold together. Raises Problem where it is all of them's."""
         with self.versions.read() as (store, home):
-            moment = Moment(request, store, home, now, request_id=f"{self._name}{next(self._numbers):016x}")
-            self._pipeline.run(moment)
-        if moment.reply is None:
+            ids = (f"{self._name}{next(self._numbers):016x}" for _ in requests)
+            moments = [Moment(request, store, home, now, next(ids)) for request in requests]
+            self._pipeline.run(Moments(moments))
+        outcomes = [moment.reply or moment.problem for moment in moments]
+        found = [outcome for outcome in outcomes if outcome is not None]
+        if len(found) < len(requests):
             raise RuntimeError("the last step of the request path left no reply")
-        return moment.reply
+        return found
 
     def similar(self, request: SimilarItemsRequest) -> SimilarItemsReply:
         """Items like one item. Raises Problem 404 for an item nobody has sent."""

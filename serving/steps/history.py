@@ -15,7 +15,7 @@ from state.offsets import get_offsets
 from state.records import read_record
 from state.signals import SignalTable
 from stream.entry import SESSION_GAP_MS, refined_mask, session_mask, to_entry
-from stream.event import EventDecoder, SignalEvent
+from stream.event import MAX_ID_BYTES, EventDecoder, SignalEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,11 @@ class ReadRecord:
     name = "record"
 
     def __call__(self, moment: Moment) -> None:
+        user = moment.request.user_id.encode()
+        if len(user) > MAX_ID_BYTES:
+            raise Problem(422, f"user_id: id of {len(user)} bytes; at most {MAX_ID_BYTES} are allowed", "user_id")
         with moment.store.read() as txn:
-            record = read_record(txn, moment.store, moment.request.user_id.encode())
+            record = read_record(txn, moment.store, user)
             for part in (record.sequence, record.seen, record.dislikes):
                 _ = part.rows  # loaded while the transaction is open
             moment.record = record

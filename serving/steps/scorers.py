@@ -2,21 +2,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Model, Query
+from models.base import PAD, Model, Query
 from models.popularity import Popularity
 from models.rank import sunk
 from serving.metrics import ServingMetrics
-from serving.moment import Moment
+from serving.moment import NO_ITEMS, Moment, Moments
 from serving.problems import Problem
 from state.home import Home
 
 _LOG = logging.getLogger("runnel.serving")
 DEFAULT_MODEL = "blend"
+_MOST_TOGETHER = 1000  # candidates of a moment: with few left after its filter, one may have the whole catalogue
 # What arithmetic over tables raises that do not fit together. One request is not worth more than the others' answers.
 MODEL_ERRORS = (ArithmeticError, LookupError, RuntimeError, ValueError)
 
@@ -38,18 +40,37 @@ class Score:
     def __init__(self, metrics: ServingMetrics) -> None:
         self._metrics, self._errors = metrics, metrics.model_errors.labels(self.name)
 
-    def __call__(self, moment: Moment) -> None:
-        assert moment.query is not None
-        home, query, items = moment.home, moment.query, moment.candidates
-        if len(items) == 0:
-            return
-        model = chosen_model(home, moment.request.model)
+    def __call__(self, moments: Moments) -> None:
+        model = chosen_model(moments.each[0].home, moments.each[0].request.model)
         if model is not None:
-            moment.scores = self._scores(model, query, items)
-            if moment.request.explain:
-                moment.parts = self._parts(model, query, items)
-        if model is None or not np.isfinite(moment.scores).any():
-            self._fall_back(moment, query)
+            for moment in self._score_together(model, moments):
+                self._score(model, moment)
+        for moment in moments.each:
+            if len(moment.candidates) and not np.isfinite(moment.scores).any():
+                self._fall_back(moment)
+
+    def _score_together(self, model: Model, moments: Moments) -> list[Moment]:
+        """Score what can be scored at once; the moments that are left: an only one, those with very many candidates, as
+        wide as which all others' rows would be, and all of them where the model fails."""
+        candidates = (moment.candidates for moment in moments.each)
+        items = _side_by_side([some if len(some) <= _MOST_TOGETHER else NO_ITEMS for some in candidates])
+        if len(items) == 1 or items.size == 0:
+            return list(moments.each)
+        try:
+            scores = sunk(model.score(moments.query, items))  # of all: the models know this very query
+        except MODEL_ERRORS:
+            return list(moments.each)  # alone each tells whether the error is its own
+        for row, moment in zip(scores, moments.each, strict=True):
+            moment.scores = row[: len(moment.candidates)]
+        return [moment for moment in moments.each if len(moment.candidates) > _MOST_TOGETHER]
+
+    def _score(self, model: Model, moment: Moment) -> None:
+        assert moment.query is not None
+        if len(moment.candidates) == 0:
+            return
+        moment.scores = self._scores(model, moment.query, moment.candidates)
+        if moment.request.explain:
+            moment.parts = self._parts(model, moment.query, moment.candidates)
 
     def _parts(self, model: Model, query: Query, items: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """What the score is the sum of, by name: one part where the model mixes none; nothing where it fails."""
@@ -65,10 +86,11 @@ class Score:
         self._errors.inc()
         _LOG.warning("model %s %s: %s", model.name, what, error, exc_info=True)
 
-    def _fall_back(self, moment: Moment, query: Query) -> None:
+    def _fall_back(self, moment: Moment) -> None:
+        assert moment.query is not None
         for name, model in moment.home.models.items():
             if isinstance(model, Popularity):
-                scores = self._scores(model, query, moment.candidates)
+                scores = self._scores(model, moment.query, moment.candidates)
                 if np.isfinite(scores).any():
                     moment.scores = scores
                     self._metrics.fallbacks.labels(name).inc()
@@ -84,6 +106,14 @@ class Score:
             self._failed(model, "does not score", error)
             return np.full(len(items), -np.inf, np.float32)
         return scores
+
+
+def _side_by_side(lists: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """[Q, M] the lists as rows, PAD behind those that are shorter."""
+    rows = np.full((len(lists), max(map(len, lists))), PAD, np.int64)
+    for row, items in zip(rows, lists, strict=True):
+        row[: len(items)] = items
+    return rows
 
 
 def chosen_model(home: Home[Model], name: str) -> Model | None:

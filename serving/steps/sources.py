@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
@@ -13,7 +13,7 @@ from models.base import Model, Query
 from models.candidates import best_items, first_places
 from models.popularity import Popularity
 from serving.metrics import ServingMetrics
-from serving.moment import Moment
+from serving.moment import Moment, Moments
 from serving.steps.scorers import MODEL_ERRORS, chosen_model
 from state.home import Home
 
@@ -48,8 +48,19 @@ class Sources:
         self._config, self._metrics = config, metrics
         self._errors = metrics.model_errors.labels(self.name)
 
-    def __call__(self, moment: Moment) -> None:
-        proposals = [(name, items) for name, items in self._proposals(moment) if len(items)]
+    def __call__(self, moments: Moments) -> None:
+        try:
+            proposals = list(self._proposals(moments))
+        except MODEL_ERRORS:
+            if len(moments.each) == 1:
+                raise
+            for moment in moments.each:  # alone each tells whether the error is its own
+                self(Moments([moment]))
+            return
+        for place, moment in enumerate(moments.each):
+            self._join(moment, [(name, items[place]) for name, items in proposals if len(items[place])])
+
+    def _join(self, moment: Moment, proposals: Sequence[tuple[str, NDArray[np.int64]]]) -> None:
         moment.source_names = [name for name, _ in proposals]
         if not proposals:
             return
@@ -59,33 +70,37 @@ class Sources:
         first = first[(joined[first] >= 0) & (joined[first] < moment.home.num_items)]
         moment.candidates, moment.origins = joined[first], origins[first]
 
-    def _proposals(self, moment: Moment) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        assert moment.query is not None
-        request, home = moment.request, moment.home
+    def _proposals(self, moments: Moments) -> Iterator[tuple[str, Sequence[NDArray[np.int64]]]]:
+        """Names of sources, and what each gives for each moment."""
+        query, request, home = moments.query, moments.each[0].request, moments.each[0].home
         if request.candidates is not None:
-            yield "request", np.fromiter(map(number_of(home), request.candidates), np.int64)
+            yield "request", [np.fromiter(map(number_of(home), request.candidates), np.int64)]
             return
         num, model = max(self._config.num_each, 3 * request.n), chosen_model(home, request.model)
         if model is not None:
-            yield from self._proposed(model, moment.query, num)
+            yield from self._proposed(model, query, num)
         if request.model:
             return
         popular = next((each for each in home.models.values() if isinstance(each, Popularity)), None)
         if popular is not None:
-            yield "popularity", popular.top(num, moment.query.order)
-        yield "newest", home.catalogue.newest(num)  # so that a new item can be tried
+            yield "popularity", [popular.top(num, query.order)] * len(moments.each)
+        yield "newest", [home.catalogue.newest(num)] * len(moments.each)  # so that a new item can be tried
 
-    def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, NDArray[np.int64]]]:
-        """A model's sources; none where it fails."""
+    def _proposed(self, model: Model, query: Query, k: int) -> list[tuple[str, Sequence[NDArray[np.int64]]]]:
+        """A model's sources, [Q, up to k] items each; none where it fails on a single query, and what it raises where
+        it fails on several."""
         try:
             if issubclass(type(model), Proposer):
                 proposed = cast("Proposer", model).candidates(query, k)
-                return [(name, items[0]) for name, items in proposed.items()]
-            return [(model.name, best_items(model.score(query), k, query.order)[0])]
+            else:
+                proposed = {model.name: best_items(model.score(query), k, query.order)}
         except MODEL_ERRORS as error:
+            if len(query.now) > 1:
+                raise
             self._errors.inc()
             _LOG.warning("model %s proposes nothing: %s", model.name, error, exc_info=True)
             return []
+        return [(name, list(items)) for name, items in proposed.items()]
 
 
 def widen(moment: Moment) -> None:
