@@ -3,6 +3,9 @@
 
     python -m benchmarks.skip_moments --url http://127.0.0.1:8000 --moments 200 --json moments.json
 
+Replay no faster than the learner follows (`runnel replay globo --limit 60000 --speed 300`): of one that has learned a
+sample, ranks say little, for most of the nearest stand beyond the long list.
+
 Each moment has a pair of twins: two new users who view the same items at the same times. One skips the first item of
 its list, the other does not; both ask again at once. The twin is "the same moment without the skip". Figures: the item
 is gone from the list, `session_offset` has moved on, and the mean rank of the skipped item's 10 nearest (as

@@ -2,17 +2,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serving.problems import Problem
 from serving.schemas import RecommendationRequest, SlateReply
 
+_LOG = logging.getLogger("runnel.serving")
 _MOST = 8  # of a turn: everything else that came meanwhile waits until its end
 Outcome = SlateReply | Problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     request: RecommendationRequest
     outcome: asyncio.Future[Outcome | None]  # None: the turn failed, by what no step foresaw
@@ -46,7 +48,9 @@ class Turns:
         while turn := self._next():
             task = asyncio.create_task(self._answered([waiting.request for waiting in turn]))
             await asyncio.wait([task])
-            outcomes = [None] * len(turn) if task.exception() is not None else task.result()
+            if (error := task.exception()) is not None:
+                _LOG.error("a turn of %d failed; each is answered alone", len(turn), exc_info=error)
+            outcomes = [None] * len(turn) if error is not None else task.result()
             for waiting, outcome in zip(turn, outcomes, strict=True):
                 if not waiting.outcome.done():  # its caller may have left meanwhile
                     waiting.outcome.set_result(outcome)

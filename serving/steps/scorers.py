@@ -58,7 +58,8 @@ class Score:
             return list(moments.each)
         try:
             scores = sunk(model.score(moments.query, items))  # of all: the models know this very query
-        except MODEL_ERRORS:
+        except MODEL_ERRORS as error:
+            self._failed(model, "does not score several together", error)
             return list(moments.each)  # alone each tells whether the error is its own
         for row, moment in zip(scores, moments.each, strict=True):
             moment.scores = row[: len(moment.candidates)]

@@ -95,10 +95,10 @@ class Sources:
             else:
                 proposed = {model.name: best_items(model.score(query), k, query.order)}
         except MODEL_ERRORS as error:
+            self._errors.inc()
+            _LOG.warning("model %s proposes nothing for %d: %s", model.name, len(query.now), error, exc_info=True)
             if len(query.now) > 1:
                 raise
-            self._errors.inc()
-            _LOG.warning("model %s proposes nothing: %s", model.name, error, exc_info=True)
             return []
         return [(name, list(items)) for name, items in proposed.items()]
 
