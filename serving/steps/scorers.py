@@ -52,9 +52,11 @@ class Score:
     def _score_together(self, model: Model, moments: Moments) -> list[Moment]:
         """Score what can be scored at once; the moments that are left: an only one, those with very many candidates, as
         wide as which all others' rows would be, and all of them where the model fails."""
+        if len(moments.each) == 1:
+            return list(moments.each)
         candidates = (moment.candidates for moment in moments.each)
         items = _side_by_side([some if len(some) <= _MOST_TOGETHER else NO_ITEMS for some in candidates])
-        if len(items) == 1 or items.size == 0:
+        if items.size == 0:
             return list(moments.each)
         try:
             scores = sunk(model.score(moments.query, items))  # of all: the models know this very query

@@ -16,7 +16,7 @@ from serving.problems import Problem
 from serving.schemas import RecommendationRequest, SlateReply
 from serving.steps import scorers
 from serving.turns import Turns
-from tests.serving.helpers import Loop, crowd, open_loop
+from tests.serving.helpers import JsonEvent, Loop, crowd, open_loop, signal, view
 
 ITEMS = [f"item-{number}" for number in range(40)]
 USERS = ["new", *(f"u{number}" for number in range(9))]
@@ -26,12 +26,19 @@ USERS = ["new", *(f"u{number}" for number in range(9))]
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     folder: Path = tmp_path_factory.mktemp("home")
     with open_loop(folder) as loop:
-        loop.send(*crowd(ITEMS))
-        loop.settle()
-        for number, user in enumerate(USERS[3:]):
-            loop.send({"type": "view", "user_id": user, "item_id": ITEMS[3 * number + 1]})
+        sent = [*crowd(ITEMS), *histories()]
+        assert loop.send(*sent).json()["accepted"] == len(sent)
         loop.settle()
         yield loop
+
+
+def histories() -> Iterator[JsonEvent]:
+    """Of all users but the first three: each has one view more than the one before, and every other one skips."""
+    for number, user in enumerate(USERS[3:]):
+        for place in range(number + 1):
+            yield view(user, ITEMS[(7 * number + 3 * place) % len(ITEMS)], at=100_000 + place)
+        if number % 2:
+            yield signal("skip", user, ITEMS[number], at=100_100)
 
 
 @pytest.fixture
